@@ -1,0 +1,51 @@
+"""Batch: what a model trains on: keyed jagged ids, numbers and labels."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from data.chunk import Chunk
+
+
+class Batch(NamedTuple):
+    """B samples.
+
+    Attributes:
+        ids: The ids of every column; columns with one id per sample have bags of one.
+        dense_BK: Numbers, as in the file.
+        label_B: 0 or 1, float32.
+    """
+
+    ids: KeyedJaggedTensor
+    dense_BK: Tensor
+    label_B: Tensor
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in page-locked memory, from which copies to a GPU need not wait."""
+        return Batch(self.ids.pin_memory(), self.dense_BK.pin_memory(), self.label_B.pin_memory())
+
+    @property
+    def num_samples(self) -> int:
+        """B."""
+        return self.label_B.shape[0]
+
+
+def batch_of(chunk: Chunk, names: Sequence[str]) -> Batch:
+    """Return a chunk's rows as a batch.
+
+    Args:
+        chunk: The rows.
+        names: Of the columns with one id per row, then of the list columns.
+    """
+    ones = torch.ones(chunk.ids_SN.numel(), dtype=torch.int64)
+    lengths = [ones, *(bags.offsets.diff() for bags in chunk.lists)]
+    values = [chunk.ids_SN.reshape(-1), *(bags.values for bags in chunk.lists)]
+    ids = KeyedJaggedTensor(
+        keys=list(names),
+        values=torch.cat([part.to(torch.int64) for part in values]),
+        lengths=torch.cat(lengths),
+    )
+    return Batch(ids, chunk.dense_NK, chunk.label_N)

@@ -1,0 +1,112 @@
+"""Columns: what a user says of the columns of a file."""
+
+from dataclasses import dataclass, field
+
+from recemb.errors import RecembError
+from recemb.vocabulary import Unknown, VocabularyConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdColumn:
+    """A column of ids: integers (not negative) or strings."""
+
+    column: str | None = None
+    """Its name in the file, where that differs from the feature's."""
+    vocabulary: str | None = None
+    """The column whose numbering it shares; its own by default."""
+    raw: bool = False
+    """Whether the 64-bit value itself is the id, with no vocabulary (for hashing tables)."""
+    min_count: int = 1
+    """Values seen less often in training are unknown."""
+    unknown: Unknown = "own"
+    """What an unknown value gets: ``own`` index for all of them, a ``hash``ed one, or an
+    ``error``."""
+    num_unknown: int = 1
+    """Indices for unknown values under ``hash``."""
+
+    @property
+    def vocabulary_config(self) -> VocabularyConfig:
+        """The settings of the vocabulary that this column owns."""
+        return VocabularyConfig(
+            min_count=self.min_count, unknown=self.unknown, num_unknown=self.num_unknown
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListColumn(IdColumn):
+    """A column of lists of ids: a history, or a multi-hot attribute."""
+
+    max_length: int | None = None
+    """Keep the last so many ids of each list."""
+    padding: int | str | None = None
+    """A value that stands for nothing and is dropped."""
+    separator: str = "|"
+    """In CSV files, what separates the ids of a list."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NumberColumn:
+    """A dense column of numbers."""
+
+    column: str | None = None
+    """Its name in the file, where that differs from the feature's."""
+    standardize: bool = True
+    """Whether the model sees (x - mean) / standard deviation of the training file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttributeFile:
+    """A file with one row per id of ``key``: what is known of each, looked up by the model."""
+
+    path: str
+    """Parquet or CSV file, absolute or relative to the data folder."""
+    key: str
+    """Column (of the file and of the data) whose ids the rows describe."""
+    categorical: dict[str, IdColumn] = field(default_factory=dict)
+    """Columns with one id per row."""
+    lists: dict[str, ListColumn] = field(default_factory=dict)
+    """Columns with a list of ids per row."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Columns:
+    """All columns of a data set, by feature name."""
+
+    label: str
+    """Column of 0 and 1."""
+    categorical: dict[str, IdColumn] = field(default_factory=dict)
+    """Columns with one id per row."""
+    lists: dict[str, ListColumn] = field(default_factory=dict)
+    """Columns with a list of ids per row."""
+    dense: dict[str, NumberColumn] = field(default_factory=dict)
+    """Columns of numbers."""
+
+    @property
+    def ids(self) -> dict[str, IdColumn]:
+        """The categorical and the list columns."""
+        return {**self.categorical, **self.lists}
+
+    def check(self) -> None:
+        """Raise a :class:`RecembError` that names the column whose settings do not fit."""
+        if not self.ids:
+            raise RecembError("data: there must be a categorical or list column, got none")
+        names = [*self.categorical, *self.lists, *self.dense]
+        for name in names:
+            if names.count(name) > 1:
+                raise RecembError(f"column {name!r} is declared twice; give each its own name")
+        for name, column in self.ids.items():
+            where = f"column {name!r}"
+            column.vocabulary_config.check(where)
+            shared = column.vocabulary
+            if column.raw and shared:
+                raise RecembError(f"{where}: raw ids have no vocabulary, got {shared!r}; drop one")
+            if shared and (
+                shared not in self.ids or self.ids[shared].vocabulary or self.ids[shared].raw
+            ):
+                raise RecembError(
+                    f"{where}: vocabulary {shared!r} is not a column with a vocabulary of its own"
+                )
+            if isinstance(column, ListColumn) and (column.max_length or 1) < 1:
+                raise RecembError(
+                    f"{where}: max_length must be at least 1, got {column.max_length}"
+                )

@@ -1,0 +1,148 @@
+"""Encode: from the columns of a file to checked tensors of indices.
+
+Every value is looked at once, by column, and a wrong one is named by file, column and row (counted
+from 0).
+
+Shapes: N rows.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from data.chunk import Bags, Chunk, bags_of
+from data.columns import Columns, ListColumn
+from data.values import (
+    MISSING,
+    ValueAt,
+    as_tensor,
+    check_lists,
+    labels,
+    numbers,
+    raw_ids,
+    split_text,
+)
+from recemb.errors import RecembError
+from recemb.schema import Schema
+
+Result = TypeVar("Result")
+
+
+class Encoder:
+    """Turn row groups of one file into chunks.
+
+    Args:
+        path: Named in errors.
+        columns: The columns to read.
+        schema: What training made of them.
+    """
+
+    def __init__(self, path: Path, columns: Columns, schema: Schema) -> None:
+        self.path = path
+        self.columns = columns
+        self.schema = schema
+
+    @property
+    def file_columns(self) -> list[str]:
+        """The columns of the file that are read."""
+        named = {**self.columns.ids, **self.columns.dense}
+        return [*(column.column or name for name, column in named.items()), self.columns.label]
+
+    def encode(self, frame: pl.DataFrame, first_row: int) -> Chunk:
+        """Return the rows of ``frame``, of which the first is row ``first_row`` of the file.
+
+        Raises:
+            RecembError: At the first null in a list, number that is not finite, negative id, wrong
+                type, label outside {0, 1} or refused unknown id.
+        """
+
+        def checked(
+            name: str, column: str | None, convert: Callable[[pl.Series, str], Result]
+        ) -> Result:
+            try:
+                return convert(frame[column or name], name)
+            except ValueAt as error:
+                row = "" if error.place is None else f", row {first_row + error.place}"
+                raise RecembError(
+                    f"{self.path}: column {column or name!r}{row}: {error.rule}"
+                ) from None
+
+        groups = self.columns
+        ids = [checked(name, c.column, self._ids) for name, c in groups.categorical.items()]
+        lists = [checked(name, c.column, self._bags) for name, c in groups.lists.items()]
+        dense = [checked(name, c.column, _numbers) for name, c in groups.dense.items()]
+        label_N = checked(groups.label, None, _labels)
+        return Chunk(
+            torch.stack(ids) if ids else torch.empty(0, len(label_N), dtype=torch.int64),
+            tuple(lists),
+            torch.stack(dense, 1) if dense else torch.empty(len(label_N), 0),
+            label_N,
+        )
+
+    def _ids(self, values: pl.Series, name: str) -> Tensor:
+        raw = raw_ids(values, self.schema.columns[name].is_text)
+        return self._index(as_tensor(raw.fill_null(MISSING)), name, values)
+
+    def _bags(self, lists: pl.Series, name: str) -> Bags:
+        flat, lengths_N = flatten(
+            lists, self.columns.lists[name], self.schema.columns[name].is_text
+        )
+        try:
+            raw = raw_ids(flat, self.schema.columns[name].is_text)
+            return bags_of(self._index(as_tensor(raw), name, flat), lengths_N)
+        except ValueAt as error:
+            raise ValueAt(error.rule, row_of(error.place, lengths_N)) from None
+
+    def _index(self, raw_N: Tensor, name: str, values: pl.Series) -> Tensor:
+        """Return indices, in four bytes where they fit; raw ids as they are."""
+        space = self.schema.columns[name].vocabulary
+        if space is None:
+            return raw_N
+        vocabulary = self.schema.vocabularies[space]
+        index_N = vocabulary.lookup(raw_N)
+        if vocabulary.config.unknown == "error" and bool((index_N < 0).any()):
+            place = int((index_N < 0).int().argmax())
+            raise ValueAt(
+                f"value {values[place]!r} is not in the training data; set unknown to 'own' or "
+                "'hash', or clean the file",
+                place,
+            )
+        return index_N.to(torch.int32) if vocabulary.num_ids < 2**31 else index_N
+
+
+def flatten(lists: pl.Series, column: ListColumn, text: bool) -> tuple[pl.Series, Tensor]:
+    """Return the ids of a list column one after the other, and the length of each list.
+
+    Padding is dropped and long lists keep their last ids.
+
+    Raises:
+        ValueAt: At the first wrong list.
+    """
+    if lists.dtype == pl.String or lists.dtype == pl.Null:
+        lists = split_text(lists.cast(pl.String), column.separator, text)
+    lists = check_lists(lists)
+    if column.padding is not None:
+        padding = column.padding
+        lists = lists.list.eval(pl.element().filter(pl.element() != padding))
+    if column.max_length is not None:
+        lists = lists.list.tail(column.max_length)
+    return lists.explode(empty_as_null=False, keep_nulls=False), as_tensor(lists.list.len())
+
+
+def row_of(place: int | None, lengths_N: Tensor) -> int | None:
+    """Return the row whose list holds the flat position ``place``."""
+    if place is None:
+        return None
+    return int(torch.searchsorted(lengths_N.cumsum(0), place, right=True))
+
+
+def _numbers(values: pl.Series, name: str) -> Tensor:
+    return numbers(values)
+
+
+def _labels(values: pl.Series, name: str) -> Tensor:
+    return labels(values)

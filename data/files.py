@@ -1,0 +1,125 @@
+"""Files: parquet and CSV as a sequence of row groups, one of which is in memory at a time.
+
+Every error names the file and, where it is about content, the column and the row (counted from 0,
+without a CSV's header).
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recemb.errors import RecembError
+from recemb.files import whole_file
+
+ROW_GROUP = 65_536
+
+
+def cache_root() -> Path:
+    """Return where prepared files go: ``$RECEMB_CACHE``, or ``~/.cache/recemb/prepared``."""
+    default = Path.home() / ".cache" / "recemb" / "prepared"
+    return Path(os.environ.get("RECEMB_CACHE") or default)
+
+
+class TableFile:
+    """A parquet or CSV file, read row group by row group.
+
+    A CSV file has no row groups: it is written once as parquet into the cache folder, streamed, and
+    read from there until it changes.
+
+    Args:
+        path: Ends in ``.parquet``, ``.csv`` or ``.tsv``.
+
+    Raises:
+        RecembError: If the file is missing, empty, truncated or of another kind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise RecembError(f"{path}: there is no such file; check the path")
+        if path.suffix not in (".parquet", ".csv", ".tsv"):
+            raise RecembError(
+                f"{path}: must end in .parquet, .csv or .tsv, got {path.suffix!r}; convert it"
+            )
+        if path.stat().st_size == 0:
+            raise RecembError(f"{path}: the file is empty (0 bytes)")
+        self._parquet = path if path.suffix == ".parquet" else _csv_as_parquet(path)
+        try:
+            with pq.ParquetFile(self._parquet) as file:
+                metadata = file.metadata
+                self.schema = file.schema_arrow
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RecembError(
+                f"{path}: not a readable parquet file, perhaps truncated ({_line(error)}); write "
+                "it again"
+            ) from error
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self.group_sizes = [size for size in sizes if size]
+        self._groups = [group for group, size in enumerate(sizes) if size]
+        self.num_rows = sum(self.group_sizes)
+        if not self.num_rows:
+            raise RecembError(f"{path}: the file has no rows")
+
+    def require(self, columns: Sequence[str]) -> None:
+        """Raise a :class:`RecembError` naming the first of ``columns`` that is not there."""
+        for column in columns:
+            if column not in self.schema.names:
+                raise RecembError(
+                    f"{self.path}: column {column!r} is missing; the file has {self.schema.names}"
+                )
+
+    def read(self, group: int, columns: Sequence[str]) -> pl.DataFrame:
+        """Return one row group's columns.
+
+        Raises:
+            RecembError: If the bytes on disk are damaged.
+        """
+        try:
+            with pq.ParquetFile(self._parquet) as file:
+                table = file.read_row_group(
+                    self._groups[group], columns=list(dict.fromkeys(columns))
+                )
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RecembError(
+                f"{self.path}: row group {group} cannot be read ({_line(error)}); write it again"
+            ) from error
+        frame = pl.from_arrow(table)
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def scan(self) -> pl.LazyFrame:
+        """Return the file as a lazy frame for streaming aggregation."""
+        return pl.scan_parquet(self._parquet)
+
+    def first_row(self, group: int) -> int:
+        """Return the number of the first row of a row group."""
+        return sum(self.group_sizes[:group])
+
+
+def _csv_as_parquet(path: Path) -> Path:
+    """Return a parquet copy of a CSV file in the cache folder, written if there is none."""
+    stat = path.stat()
+    identity = f"{path.resolve()}\x1f{stat.st_size}\x1f{stat.st_mtime_ns}"
+    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    target = cache_root() / "csv" / f"{path.stem}-{name}.parquet"
+    if target.is_file():
+        return target
+    separator = "\t" if path.suffix == ".tsv" else ","
+    try:
+        with whole_file(target) as temporary:
+            pl.scan_csv(path, separator=separator, infer_schema_length=10_000).sink_parquet(
+                temporary, row_group_size=ROW_GROUP
+            )
+    except pl.exceptions.PolarsError as error:
+        raise RecembError(f"{path}: not a readable CSV file ({_line(error)})") from error
+    return target
+
+
+def _line(error: BaseException) -> str:
+    """Return an error's message on one line, short."""
+    return " ".join(str(error).split())[:160]

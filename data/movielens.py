@@ -1,0 +1,114 @@
+"""MovieLens-1M as click-through-rate data: one row per rating, its history cut from the user's past.
+
+A thin file over the generic reader: :func:`prepare` writes ``train``, ``validation`` and ``test``
+parquet files and ``movies.parquet`` (what is known of a movie) with the columns that
+``configs/din/movielens1m.yaml`` names. It knows nothing of tables or models.
+
+Source: Harper and Konstan, "The MovieLens Datasets", ACM TiiS 2015.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from recemb.files import whole_folder
+
+HISTORY_LENGTH = 50
+POSITIVE_RATING = 4
+FORMAT = "ctr-1"
+"""Names what :func:`prepare` writes; it changes with the content, so no stale folder is read."""
+
+
+def data_root() -> Path:
+    """Return the folder of raw data sets: ``$RECEMB_DATA``, or ``~/.cache/recemb`` without it."""
+    return Path(os.environ.get("RECEMB_DATA") or Path.home() / ".cache" / "recemb")
+
+
+def prepare(source: Path, folder: Path) -> Path:
+    """Write the four parquet files of the click-through-rate task; return their folder.
+
+    A row is one rating; ``label`` is 1 for 4 and 5 stars. Its history is the user's last 50
+    positive movies strictly before it, oldest first. By time rank within each user the last tenth
+    of the rows is test, the tenth before it validation. Nothing is written a second time.
+
+    Args:
+        source: Holds ``ratings.parquet``, ``users.parquet`` and ``movies.parquet``.
+        folder: Where prepared data lives; a sub-folder named by the format is made in it.
+
+    Raises:
+        FileNotFoundError: If a source file is missing; the message says where it was looked for.
+    """
+    target = folder / f"movielens1m-{FORMAT}"
+    if target.is_dir():
+        return target
+    for name in ("ratings", "users", "movies"):
+        if not (source / f"{name}.parquet").is_file():
+            raise FileNotFoundError(
+                f"{source / name}.parquet: MovieLens-1M is not there; put it under the folder that "
+                "RECEMB_DATA names, or point data.source at it"
+            )
+    rows = label_and_split(pl.read_parquet(source / "ratings.parquet"))
+    rows = rows.join(pl.read_parquet(source / "users.parquet"), on="user", maintain_order="left")
+    rows = rows.with_columns(history_movie=histories(rows))
+    with whole_folder(target) as new:
+        for part in ("train", "validation", "test"):
+            chosen = rows.filter(pl.col("part") == part).drop("part", "pos")
+            chosen.write_parquet(new / f"{part}.parquet", row_group_size=65_536)
+        describe_movies(pl.read_parquet(source / "movies.parquet")).write_parquet(
+            new / "movies.parquet"
+        )
+    return target
+
+
+def label_and_split(ratings: pl.DataFrame) -> pl.DataFrame:
+    """Return the ratings by user and time with ``label`` and ``part`` (train, validation, test)."""
+    pos, count = pl.col("pos"), pl.len().over("user")
+    part = (
+        pl.when(pos * 10 >= count * 9)
+        .then(pl.lit("test"))
+        .when(pos * 10 >= count * 8)
+        .then(pl.lit("validation"))
+        .otherwise(pl.lit("train"))
+    )
+    return ratings.sort("user", "pos").select(
+        "user",
+        "movie",
+        "pos",
+        label=(pl.col("rating") >= POSITIVE_RATING).cast(pl.Int8),
+        part=part,
+    )
+
+
+def histories(rows: pl.DataFrame, length: int = HISTORY_LENGTH) -> pl.Series:
+    """Return, for each row, the user's last ``length`` positive movies before it, oldest first.
+
+    Args:
+        rows: Sorted by user and time, with columns ``user``, ``movie`` and ``label``.
+    """
+    user_N = rows["user"].to_numpy()
+    label_N = rows["label"].to_numpy().astype(np.int64)
+    positives_M = rows["movie"].to_numpy()[label_N == 1]
+    # A row's history ends at the number of positives above it and starts no earlier than the
+    # number of positives above its user's first row.
+    stop_N = np.cumsum(label_N) - label_N
+    first_of_user_N = np.r_[True, user_N[1:] != user_N[:-1]]
+    user_start_N = stop_N[first_of_user_N][np.cumsum(first_of_user_N) - 1]
+    start_N = np.maximum(stop_N - length, user_start_N)
+    length_N = stop_N - start_N
+    offset_N = np.cumsum(length_N) - length_N
+    index = np.arange(length_N.sum()) + np.repeat(start_N - offset_N, length_N)
+    flat = pl.DataFrame({"row": np.repeat(np.arange(len(rows)), length_N), "m": positives_M[index]})
+    lists = flat.group_by("row", maintain_order=True).agg("m")
+    every = pl.DataFrame({"row": np.arange(len(rows))}).join(lists, on="row", how="left")
+    return every["m"].fill_null([]).alias("history_movie")
+
+
+def describe_movies(movies: pl.DataFrame) -> pl.DataFrame:
+    """Return movie, year (of the title's last brackets) and genres."""
+    return movies.select(
+        "movie",
+        year=pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Int64),
+        genres="genres",
+    )

@@ -1,0 +1,128 @@
+"""Tabular: any parquet or CSV files with named columns, as a Lightning data module."""
+
+import functools
+from pathlib import Path
+
+from lightning import LightningDataModule
+
+from data.columns import AttributeFile, Columns, IdColumn, ListColumn, NumberColumn
+from data.encode import Encoder
+from data.files import TableFile
+from data.loader import Loader
+from data.schema import build_schema
+from recemb.errors import RecembError
+from recemb.schema import Schema
+
+STAGES = ("train", "validation", "test")
+
+
+class Tabular(LightningDataModule):
+    """Train, validate and test on files with named columns.
+
+    Vocabularies, number scales and attributes come from the training file alone.
+
+    Args:
+        folder: Where the files are; ``~`` is the home folder.
+        label: Column of 0 and 1.
+        categorical: Columns with one id per row, by feature name.
+        lists: Columns with a list of ids per row, by feature name.
+        dense: Columns of numbers, by feature name.
+        attributes: What is known of the ids of one column.
+        train: Training file (parquet or CSV), in ``folder``.
+        validation: Validation file.
+        test: Test file.
+        batch_size: Samples per training batch; at least 1.
+        eval_batch_size: Samples per batch of the other stages; at least 1.
+        shuffle_rows: Training rows that are permuted together, and so held in memory.
+        cache_bytes: Encoded rows are kept in memory up to this size; the rest of a file is read
+            again in every epoch.
+        seed: Of the order of the training rows.
+
+    Raises:
+        RecembError: If a file or a column does not hold what it should.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        label: str,
+        categorical: dict[str, IdColumn] | None = None,
+        lists: dict[str, ListColumn] | None = None,
+        dense: dict[str, NumberColumn] | None = None,
+        attributes: AttributeFile | None = None,
+        train: str = "train.parquet",
+        validation: str = "validation.parquet",
+        test: str = "test.parquet",
+        batch_size: int = 1024,
+        eval_batch_size: int = 8192,
+        shuffle_rows: int = 2_000_000,
+        cache_bytes: int = 2**31,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if size < 1:
+                raise RecembError(f"data: {name} must be at least 1, got {size}")
+        self.folder = Path(folder).expanduser()
+        self.columns = Columns(
+            label=label, categorical=categorical or {}, lists=lists or {}, dense=dense or {}
+        )
+        self.attributes = attributes
+        self.paths = dict(zip(STAGES, (train, validation, test), strict=True))
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.shuffle_rows = shuffle_rows
+        self.cache_bytes = cache_bytes
+        self.seed = seed
+        self._loaders: dict[str, Loader] = {}
+
+    @functools.cached_property
+    def schema(self) -> Schema:
+        """What the training file says of the columns; read once, at first use."""
+        return build_schema(self.file("train"), self.columns, self.attributes, self.folder)
+
+    def file(self, stage: str) -> TableFile:
+        """Return the file of ``train``, ``validation`` or ``test``."""
+        return TableFile(self.folder / self.paths[stage])
+
+    def loader(self, stage: str) -> Loader:
+        """Return the batches of a stage; its first rows are checked here."""
+        if stage not in self._loaders:
+            file = self.file(stage)
+            encoder = Encoder(file.path, self.columns, self.schema)
+            file.require(encoder.file_columns)
+            training = stage == "train"
+            loader = Loader(
+                file,
+                encoder,
+                batch_size=self.batch_size if training else self.eval_batch_size,
+                shuffle_rows=self.shuffle_rows if training else 0,
+                seed=self.seed,
+                cache_bytes=self.cache_bytes,
+            )
+            loader.fill_cache()
+            self._loaders[stage] = loader
+        return self._loaders[stage]
+
+    def setup(self, stage: str) -> None:
+        """Open and check every file that ``stage`` will need, before anything is trained."""
+        needed = {"fit": STAGES, "validate": ("validation",), "test": ("test",)}
+        for name in needed.get(stage, ("test",)):
+            self.loader(name)
+
+    def train_dataloader(self) -> Loader:
+        """Return shuffled training batches."""
+        return self.loader("train")
+
+    def val_dataloader(self) -> Loader:
+        """Return validation batches in the order of the file."""
+        return self.loader("validation")
+
+    def test_dataloader(self) -> Loader:
+        """Return test batches in the order of the file."""
+        return self.loader("test")
+
+    def predict_dataloader(self) -> Loader:
+        """Return the test batches, whose labels prediction does not look at."""
+        return self.loader("test")

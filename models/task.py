@@ -1,0 +1,141 @@
+"""Ranking task: what every click-through-rate model does with its logits, in Lightning's terms."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import BinaryAUROC
+
+from data.batch import Batch
+from recemb.embeddings import Embeddings, Ids
+from recemb.errors import RecembError
+from recemb.features import FeatureConfig, resolve_features
+from recemb.jagged import KeyedIds, split_keyed
+from recemb.rows.local import LocalRowsStore
+from recemb.rows.optimizers import Adam, RowsOptimizer
+from recemb.schema import Schema
+from recemb.tables.kind import TableConfig
+
+
+class RankingTask(LightningModule):
+    """Binary cross-entropy in training, AUC and log loss otherwise.
+
+    A model is a subclass that builds its layers in the constructor and defines :meth:`score`.
+
+    Args:
+        schema: What the data holds.
+        tables: Tables by name.
+        features: Features by name; each must be in the data.
+        learning_rate: Of Adam on everything but the tables' rows.
+        rows_optimizer: Of the tables' rows.
+
+    Attributes:
+        embeddings: Tables, features and the rows store.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        tables: Mapping[str, TableConfig],
+        features: Mapping[str, FeatureConfig],
+        learning_rate: float = 0.001,
+        rows_optimizer: RowsOptimizer | None = None,
+    ) -> None:
+        super().__init__()
+        if not learning_rate > 0:
+            raise RecembError(f"model: learning_rate must be above 0, got {learning_rate}")
+        optimizer = rows_optimizer or Adam()
+        optimizer.check("rows_optimizer")
+        self.schema = schema
+        self.learning_rate = learning_rate
+        self.embeddings = Embeddings(
+            tables,
+            resolve_features(features, tables, schema),
+            lambda physical: LocalRowsStore(physical, optimizer),
+        )
+        numbers = list(schema.dense.values())
+        self.register_buffer("dense_mean_K", torch.tensor([number.mean for number in numbers]))
+        self.register_buffer("dense_scale_K", torch.tensor([number.scale for number in numbers]))
+        self.metrics = nn.ModuleDict(
+            {
+                stage: nn.ModuleDict({"auc": BinaryAUROC(), "logloss": MeanMetric()})
+                for stage in ("val", "test")
+            }
+        )
+
+    def score(self, ids: Mapping[str, Ids], dense_BK: Tensor) -> Tensor:
+        """Return the logits of B samples.
+
+        Args:
+            ids: By column: a tensor where a sample has one id, else the bags.
+            dense_BK: Numbers, standardised.
+        """
+        raise NotImplementedError
+
+    def standardize(self, dense_BK: Tensor) -> Tensor:
+        """Return numbers on the scale that the model was trained on."""
+        mean_K, scale_K = self.get_buffer("dense_mean_K"), self.get_buffer("dense_scale_K")
+        return (dense_BK - mean_K) / scale_K
+
+    def forward(self, keyed: KeyedIds, dense_BK: Tensor) -> Tensor:
+        """Return the logits of a batch as the data module makes it."""
+        ids: dict[str, Ids] = {
+            name: bags if self.schema.columns[name].is_list else bags.values
+            for name, bags in split_keyed(keyed).items()
+        }
+        return self.score(ids, self.standardize(dense_BK))
+
+    def training_step(self, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of a batch, plus what the model adds to it."""
+        logits_B = self(batch.ids, batch.dense_BK)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits_B, batch.label_B)
+        self.log("train/logloss", loss.detach(), prog_bar=True, batch_size=batch.num_samples)
+        return loss + self.penalty()
+
+    def penalty(self) -> Tensor | float:
+        """Return what regularisation adds to the loss of the batch just scored."""
+        return 0.0
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step the dense optimizer, whose closure runs the backward pass, then the rows."""
+        super().optimizer_step(*args, **kwargs)
+        self.embeddings.rows.step()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam over everything but the rows, which have an optimizer of their own."""
+        rows = {id(parameter) for parameter in self.embeddings.rows.parameters()}
+        dense = [parameter for parameter in self.parameters() if id(parameter) not in rows]
+        return torch.optim.Adam(dense, lr=self.learning_rate)
+
+    def validation_step(self, batch: Batch) -> None:
+        """Count a validation batch."""
+        self._count("val", batch)
+
+    def test_step(self, batch: Batch) -> None:
+        """Count a test batch."""
+        self._count("test", batch)
+
+    def predict_step(self, batch: Batch) -> Tensor:
+        """Return click probabilities."""
+        return torch.sigmoid(self(batch.ids, batch.dense_BK))
+
+    def _count(self, stage: str, batch: Batch) -> None:
+        logits_B = self(batch.ids, batch.dense_BK)
+        losses_B = nn.functional.binary_cross_entropy_with_logits(
+            logits_B, batch.label_B, reduction="none"
+        )
+        metrics: Any = self.metrics[stage]
+        metrics["auc"].update(torch.sigmoid(logits_B), batch.label_B.long())
+        metrics["logloss"].update(losses_B)
+        for name, metric in metrics.items():
+            self.log(
+                f"{stage}/{name}",
+                metric,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=True,
+                batch_size=batch.num_samples,
+            )

@@ -1,0 +1,1 @@
+"""recemb: an embedding-table engine for recommender systems."""

@@ -1,0 +1,93 @@
+"""The rows store in its most readable form: one tensor per table, one row at a time.
+
+It exists to be read and to be the oracle of the fast stores' tests; it is never fast.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.store import RowsStore, check_entries
+from recemb.tables.kind import PhysicalTable
+
+
+class ReferenceRowsStore(RowsStore):
+    """Dense autograd over separate tables, then a Python loop over the rows that were touched."""
+
+    def __init__(self, physical: Mapping[str, PhysicalTable], optimizer: RowsOptimizer) -> None:
+        super().__init__()
+        self.physical = dict(physical)
+        self.optimizer = optimizer
+        self.num_steps = 0
+        self.weights = nn.ParameterList()
+        self.state: list[dict[str, Tensor]] = []
+        self.touched: list[set[int]] = []
+        self.index = {name: number for number, name in enumerate(physical)}
+        for table in physical.values():
+            rows = torch.empty(table.num_rows, table.dim)
+            table.initializer(rows)
+            self.weights.append(nn.Parameter(rows))
+            dims = optimizer.state_dims(table.dim)
+            self.state.append({key: torch.zeros(table.num_rows, n) for key, n in dims.items()})
+            self.touched.append(set())
+
+    def base_row(self, table: str) -> int:
+        """Return 0: every table is a tensor of its own."""
+        return 0
+
+    def gather(self, tables: Sequence[str], rows_T: Tensor, sizes_F: Tensor) -> Tensor:
+        """Index each table with its block of row numbers."""
+        blocks = []
+        for name, rows in zip(tables, rows_T.split(sizes_F.tolist()), strict=True):
+            if torch.is_grad_enabled():
+                self.touched[self.index[name]].update(rows.tolist())
+            blocks.append(self.weights[self.index[name]][rows])
+        return torch.cat(blocks)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update touched rows one by one."""
+        self.num_steps += 1
+        for weight, state, touched in zip(self.weights, self.state, self.touched, strict=True):
+            for row in sorted(touched) if weight.grad is not None else ():
+                one = slice(row, row + 1)
+                block = {key: values[one] for key, values in state.items()}
+                assert weight.grad is not None
+                new = self.optimizer.update(weight[one], weight.grad[one], block, self.num_steps)
+                weight[one] = new
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget gradients and which rows were touched."""
+        for weight, touched in zip(self.weights, self.touched, strict=True):
+            weight.grad = None
+            touched.clear()
+
+    def tables(self) -> dict[str, Tensor]:
+        """Return the tensors themselves."""
+        return {name: self.weights[number].detach() for name, number in self.index.items()}
+
+    def load_tables(self, tables: Mapping[str, Tensor]) -> None:
+        """Copy every table in."""
+        check_entries("rows", tables, self.tables())
+        for name, rows in tables.items():
+            self.tables()[name].copy_(rows)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Return step and state by table."""
+        state = {
+            f"{name}/{key}": values
+            for name, number in self.index.items()
+            for key, values in self.state[number].items()
+        }
+        return {"step": torch.tensor(self.num_steps), **state}
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        """Copy step and state in."""
+        current = self.optimizer_state()
+        check_entries("rows optimizer", state, current)
+        self.num_steps = int(state["step"])
+        for name, values in state.items():
+            current[name].copy_(values)

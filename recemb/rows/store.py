@@ -1,0 +1,96 @@
+"""The interface of a rows store, and what every store must promise.
+
+A store owns the rows of physical tables. It gathers rows differentiably; in the backward pass it
+takes the gradients of what it gathered to itself, so no optimizer of a training framework ever sees
+a table; :meth:`RowsStore.step` makes the update take effect. A store whose kernels update inside
+the backward pass (FBGEMM) has nothing left to do there.
+
+Contract (``tests/rows/contract.py`` holds every store to it):
+
+* gather is exact: fp32 rows come back bit for bit, in the order asked for, duplicates included;
+* an update is that of the summed gradient of each distinct row, whatever the duplicates, and leaves
+  rows that were not gathered, and their optimizer state, untouched;
+* several backward passes before a step add up;
+* ``tables`` and ``optimizer_state`` are canonical: whole physical tables by name, the same from
+  every store and at every number of processes, so that what one saved another loads.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from recemb.errors import RecembError
+from recemb.tables.kind import PhysicalTable
+
+
+class RowsStore(nn.Module, ABC):
+    """Owns the rows of named physical tables."""
+
+    physical: dict[str, PhysicalTable]
+
+    @abstractmethod
+    def base_row(self, table: str) -> int:
+        """Return what a caller adds to row numbers of ``table`` before asking for them."""
+
+    @abstractmethod
+    def gather(self, tables: Sequence[str], rows_T: Tensor, sizes_F: Tensor) -> Tensor:
+        """Return rows as (T, dim); differentiable while training.
+
+        Args:
+            tables: F names, one per block of rows; a name may repeat; all of one ``dim``.
+            rows_T: Row numbers plus :meth:`base_row`, block by block.
+            sizes_F: Rows per block, int64, adding up to T.
+        """
+
+    @abstractmethod
+    def step(self) -> None:
+        """Apply the gradients that backward passes have left since the last step."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forget the gradients that backward passes have left since the last step."""
+
+    @abstractmethod
+    def tables(self) -> dict[str, Tensor]:
+        """Return every physical table whole, by name: (num_rows, dim)."""
+
+    @abstractmethod
+    def load_tables(self, tables: Mapping[str, Tensor]) -> None:
+        """Overwrite every physical table.
+
+        Raises:
+            RecembError: If a table is missing, unknown or of another shape.
+        """
+
+    @abstractmethod
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Return ``step`` and, as ``table/name``, each table's state: (num_rows, elements)."""
+
+    @abstractmethod
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        """Overwrite the optimizer's state.
+
+        Raises:
+            RecembError: If an entry is missing, unknown or of another shape.
+        """
+
+
+def check_entries(what: str, got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise a :class:`RecembError` naming the first entry of ``got`` that is not as ``wanted``."""
+    for name in [*wanted, *got]:
+        if name not in got:
+            raise RecembError(
+                f"{what}: table {name!r} is missing, got {sorted(got)}; it was saved by another "
+                "configuration"
+            )
+        if name not in wanted:
+            raise RecembError(
+                f"{what}: table {name!r} is not among {sorted(wanted)}; it was saved by another "
+                "configuration"
+            )
+        if got[name].shape != wanted[name].shape:
+            raise RecembError(
+                f"{what}: table {name!r} must have shape {tuple(wanted[name].shape)}, got "
+                f"{tuple(got[name].shape)}; it was saved by another configuration"
+            )

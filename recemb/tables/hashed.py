@@ -1,0 +1,158 @@
+"""Hashed: ids share fewer rows, found by k salted hashes.
+
+    row_j = h(id + salt_j)    vector = sum, mean or concatenation of E[row_1] .. E[row_k]
+    bytes = num_rows * dim * 4 (fp32), dim divided by k under concatenation
+
+Two ids that collide under one hash rarely collide under all k. The salts belong to the id space, so
+two features that share a vocabulary and a table share vectors.
+
+Source: Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009; several
+hashes: Svenstrup et al., "Hash Embeddings", NeurIPS 2017 (here without learned weights).
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from recemb.errors import RecembError
+from recemb.hashing import MAX_ROWS, rows_of, salt_of
+from recemb.tables.kind import (
+    IdSpace,
+    PhysicalTable,
+    TableConfig,
+    TableFeature,
+    TableKind,
+    Uniform,
+    int_buffer,
+    spread,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hashed(TableConfig):
+    """``num_rows`` rows (or a share of the ids) read through ``num_hashes`` hashes."""
+
+    kind: Literal["hashed"] = "hashed"
+    """The name of the kind."""
+    num_rows: int | None = None
+    """Rows, at least 1. Give this or ``share``."""
+    share: float | None = None
+    """Rows as a share of the number of ids, in 0..1; needs a vocabulary."""
+    num_hashes: int = 1
+    """k, at least 1."""
+    combine: Literal["sum", "mean", "concatenate"] = "sum"
+    """How k rows become one vector; ``concatenate`` makes each row dim / k wide."""
+
+    searched: ClassVar[str] = "num_rows"
+
+    def check(self, where: str) -> None:
+        """Raise a :class:`RecembError` if a setting is out of range."""
+        # super() without arguments does not survive slots=True, which makes a second class.
+        TableConfig.check(self, where)
+        if (self.num_rows is None) == (self.share is None):
+            raise RecembError(
+                f"{where}: kind hashed needs num_rows or share and not both, got "
+                f"num_rows={self.num_rows} and share={self.share}"
+            )
+        if self.num_rows is not None and not 1 <= self.num_rows <= MAX_ROWS:
+            raise RecembError(f"{where}: num_rows must be in 1..{MAX_ROWS}, got {self.num_rows}")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise RecembError(f"{where}: share must be above 0 and at most 1, got {self.share}")
+        if self.num_hashes < 1:
+            raise RecembError(f"{where}: num_hashes must be at least 1, got {self.num_hashes}")
+        if self.combine == "concatenate" and self.dim % self.num_hashes:
+            raise RecembError(
+                f"{where}: concatenation cuts dim in num_hashes equal parts, got dim={self.dim} "
+                f"and num_hashes={self.num_hashes}"
+            )
+
+    def physical_tables(self, where: str, spaces: Sequence[IdSpace]) -> dict[str, PhysicalTable]:
+        """Return one part, ``rows``."""
+        width = self.dim // self.num_hashes if self.combine == "concatenate" else self.dim
+        rows = PhysicalTable(
+            num_rows=self._solve_rows(where, spaces),
+            dim=width,
+            initializer=Uniform(self.init_scale),
+        )
+        return {"rows": rows}
+
+    def _solve_rows(self, where: str, spaces: Sequence[IdSpace]) -> int:
+        if self.num_rows is not None:
+            return self.num_rows
+        assert self.share is not None  # check() saw to it
+        counts = [space.num_ids for space in spaces]
+        known = [count for count in counts if count is not None]
+        if len(known) < len(counts):
+            raise RecembError(f"{where}: share needs a vocabulary, got raw ids; set num_rows")
+        # The ceiling in integers of a float product, guarded against 0.1 * 30 = 3.0000000000000004.
+        return max(1, -int(-(sum(known) * self.share - 1e-9) // 1))
+
+    def output_dim(self, lookups: int) -> int:
+        """Return ``dim``."""
+        return self.dim
+
+    def reads_per_id(self, lookups: int) -> int:
+        """Return k."""
+        return self.num_hashes
+
+    def signature(self, lookups: int) -> Hashable:
+        """Features are composed together where k and the combination agree."""
+        return self.num_hashes, self.combine
+
+    def build(self, features: Sequence[TableFeature]) -> "HashedKind":
+        """Return the module for ``features``."""
+        return HashedKind(features)
+
+
+class SaltedReads(TableKind):
+    """Encode shared by the hashing kinds: read j of feature f goes to a salted, hashed row."""
+
+    base_F: Tensor
+    num_rows_F: Tensor
+    reads_F: Tensor
+    salt_FR: Tensor
+
+    def __init__(self, features: Sequence[TableFeature]) -> None:
+        super().__init__()
+        reads = [feature.reads for feature in features]
+        self.equal_reads = len(set(reads)) == 1
+        salts = [
+            # Numbers, not text, order the reads; the id space, not the feature, owns them.
+            [salt_of(feature.table, feature.space.name, read) for read in range(max(reads))]
+            for feature in features
+        ]
+        for name, values in (
+            ("base_F", int_buffer([feature.base_rows[0] for feature in features])),
+            ("num_rows_F", int_buffer([feature.parts[0].num_rows for feature in features])),
+            ("reads_F", int_buffer(reads)),
+            ("salt_FR", torch.tensor(salts, dtype=torch.int64)),
+        ):
+            self.register_buffer(name, values, persistent=False)
+
+    def encode(self, ids_N: Tensor, feature_N: Tensor) -> tuple[Tensor, ...]:
+        """Return ``base + h(id + salt of the read)``, the reads of an id side by side."""
+        hashed_NR = rows_of(
+            ids_N.unsqueeze(1),
+            spread(self.salt_FR, feature_N),
+            spread(self.num_rows_F, feature_N).unsqueeze(1),
+        )
+        rows_NR = hashed_NR + spread(self.base_F, feature_N).unsqueeze(1)
+        if self.equal_reads:
+            return (rows_NR.reshape(-1),)
+        read_R = torch.arange(self.salt_FR.shape[1], device=ids_N.device)
+        return (rows_NR[read_R < spread(self.reads_F, feature_N).unsqueeze(1)],)
+
+
+class HashedKind(SaltedReads):
+    """k hashed rows per id, combined."""
+
+    def compose(self, parts: tuple[Tensor, ...], feature: TableFeature) -> Tensor:
+        """Return the sum, mean or concatenation of k rows."""
+        assert isinstance(feature.config, Hashed)
+        rows_NRD = parts[0]
+        if feature.config.combine == "concatenate":
+            return rows_NRD.flatten(1)
+        return rows_NRD.sum(1) if feature.config.combine == "sum" else rows_NRD.mean(1)
