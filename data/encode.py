@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from data.chunk import Bags, Chunk, bags_of
-from data.columns import Columns, ListColumn
+from data.columns import Columns, IdColumn, ListColumn, NumberColumn
 from data.values import (
     MISSING,
-    ValueAt,
+    ValueAtError,
     as_tensor,
     check_lists,
     labels,
@@ -49,7 +49,7 @@ class Encoder:
     @property
     def file_columns(self) -> list[str]:
         """The columns of the file that are read."""
-        named = {**self.columns.ids, **self.columns.dense}
+        named: dict[str, IdColumn | NumberColumn] = {**self.columns.ids, **self.columns.dense}
         return [*(column.column or name for name, column in named.items()), self.columns.label]
 
     def encode(self, frame: pl.DataFrame, first_row: int) -> Chunk:
@@ -65,7 +65,7 @@ class Encoder:
         ) -> Result:
             try:
                 return convert(frame[column or name], name)
-            except ValueAt as error:
+            except ValueAtError as error:
                 row = "" if error.place is None else f", row {first_row + error.place}"
                 raise RecembError(
                     f"{self.path}: column {column or name!r}{row}: {error.rule}"
@@ -94,8 +94,8 @@ class Encoder:
         try:
             raw = raw_ids(flat, self.schema.columns[name].is_text)
             return bags_of(self._index(as_tensor(raw), name, flat), lengths_N)
-        except ValueAt as error:
-            raise ValueAt(error.rule, row_of(error.place, lengths_N)) from None
+        except ValueAtError as error:
+            raise ValueAtError(error.rule, row_of(error.place, lengths_N)) from None
 
     def _index(self, raw_N: Tensor, name: str, values: pl.Series) -> Tensor:
         """Return indices, in four bytes where they fit; raw ids as they are."""
@@ -106,7 +106,7 @@ class Encoder:
         index_N = vocabulary.lookup(raw_N)
         if vocabulary.config.unknown == "error" and bool((index_N < 0).any()):
             place = int((index_N < 0).int().argmax())
-            raise ValueAt(
+            raise ValueAtError(
                 f"value {values[place]!r} is not in the training data; set unknown to 'own' or "
                 "'hash', or clean the file",
                 place,
@@ -120,7 +120,7 @@ def flatten(lists: pl.Series, column: ListColumn, text: bool) -> tuple[pl.Series
     Padding is dropped and long lists keep their last ids.
 
     Raises:
-        ValueAt: At the first wrong list.
+        ValueAtError: At the first wrong list.
     """
     if lists.dtype == pl.String or lists.dtype == pl.Null:
         lists = split_text(lists.cast(pl.String), column.separator, text)

@@ -61,7 +61,7 @@ class TableFile:
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.group_sizes = [size for size in sizes if size]
         self._groups = [group for group, size in enumerate(sizes) if size]
-        self.num_rows = sum(self.group_sizes)
+        self.num_rows: int = sum(self.group_sizes)
         if not self.num_rows:
             raise RecembError(f"{path}: the file has no rows")
 

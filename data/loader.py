@@ -9,6 +9,7 @@ Batches are made by a thread of their own, a few ahead of the model: reading, lo
 indexing release Python's lock.
 """
 
+import math
 import queue
 import threading
 from collections.abc import Iterator
@@ -63,7 +64,7 @@ class Loader:
         self._resume_at: tuple[int, int] | None = None
 
     def __len__(self) -> int:
-        return -(-self.file.num_rows // self.batch_size)
+        return math.ceil(self.file.num_rows / self.batch_size)
 
     @property
     def sampler(self) -> "Loader":
@@ -170,7 +171,8 @@ def ahead(items: Iterator[Batch], num_ahead: int) -> Iterator[Batch]:
     def put(entry: tuple[Batch | None, BaseException | None]) -> None:
         while not stop.is_set():
             try:
-                return made.put(entry, timeout=0.1)
+                made.put(entry, timeout=0.1)
+                return
             except queue.Full:
                 continue
 

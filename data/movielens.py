@@ -1,4 +1,4 @@
-"""MovieLens-1M as click-through-rate data: one row per rating, its history cut from the user's past.
+"""MovieLens-1M as click data: one row per rating, its history cut from the user's past.
 
 A thin file over the generic reader: :func:`prepare` writes ``train``, ``validation`` and ``test``
 parquet files and ``movies.parquet`` (what is known of a movie) with the columns that
@@ -13,6 +13,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from data.columns import AttributeFile, IdColumn, ListColumn
+from data.files import TableFile, cache_root
+from data.tabular import Tabular
+from recemb.errors import RecembError
 from recemb.files import whole_folder
 
 HISTORY_LENGTH = 50
@@ -38,14 +42,14 @@ def prepare(source: Path, folder: Path) -> Path:
         folder: Where prepared data lives; a sub-folder named by the format is made in it.
 
     Raises:
-        FileNotFoundError: If a source file is missing; the message says where it was looked for.
+        RecembError: If a source file is missing; the message says where it was looked for.
     """
     target = folder / f"movielens1m-{FORMAT}"
     if target.is_dir():
         return target
     for name in ("ratings", "users", "movies"):
         if not (source / f"{name}.parquet").is_file():
-            raise FileNotFoundError(
+            raise RecembError(
                 f"{source / name}.parquet: MovieLens-1M is not there; put it under the folder that "
                 "RECEMB_DATA names, or point data.source at it"
             )
@@ -86,6 +90,7 @@ def histories(rows: pl.DataFrame, length: int = HISTORY_LENGTH) -> pl.Series:
 
     Args:
         rows: Sorted by user and time, with columns ``user``, ``movie`` and ``label``.
+        length: Of the longest history, at least 1.
     """
     user_N = rows["user"].to_numpy()
     label_N = rows["label"].to_numpy().astype(np.int64)
@@ -112,3 +117,51 @@ def describe_movies(movies: pl.DataFrame) -> pl.DataFrame:
         year=pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Int64),
         genres="genres",
     )
+
+
+class MovieLens1M(Tabular):
+    """MovieLens-1M for click-through-rate models, prepared on first use into the cache folder.
+
+    Args:
+        label: Column of 0 and 1.
+        categorical: Columns with one id per row.
+        lists: Columns with a list of ids per row.
+        attributes: What is known of a movie.
+        source: Folder of the raw files; by default ``ml-1m`` under ``$RECEMB_DATA``.
+        batch_size: Samples per training batch.
+        eval_batch_size: Samples per batch of the other stages.
+        seed: Of the order of the training rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        label: str,
+        categorical: dict[str, IdColumn],
+        lists: dict[str, ListColumn] | None = None,
+        attributes: AttributeFile | None = None,
+        source: str | None = None,
+        batch_size: int = 4096,
+        eval_batch_size: int = 8192,
+        seed: int = 1,
+    ) -> None:
+        self.source = Path(source) if source else data_root() / "ml-1m"
+        super().__init__(
+            folder=str(cache_root() / f"movielens1m-{FORMAT}"),
+            label=label,
+            categorical=categorical,
+            lists=lists,
+            attributes=attributes,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+        )
+
+    def prepare_data(self) -> None:
+        """Write the prepared files unless they are there."""
+        prepare(self.source, cache_root())
+
+    def file(self, stage: str) -> TableFile:
+        """Return the file of a stage, prepared on first use."""
+        self.prepare_data()
+        return super().file(stage)

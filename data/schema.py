@@ -7,10 +7,10 @@ import torch
 from tqdm import tqdm
 
 from data.chunk import bags_of
-from data.columns import AttributeFile, Columns, IdColumn, ListColumn
+from data.columns import AttributeFile, Columns, IdColumn, ListColumn, NumberColumn
 from data.encode import flatten, row_of
 from data.files import TableFile
-from data.values import MISSING, ValueAt, as_tensor, is_text, raw_ids
+from data.values import MISSING, ValueAtError, as_tensor, is_text, raw_ids
 from recemb.errors import RecembError
 from recemb.hashing import hash_string
 from recemb.schema import Attribute, Column, DenseColumn, Schema
@@ -35,7 +35,7 @@ def build_schema(
         RecembError: If a column is missing or of a type that cannot hold what it should.
     """
     columns.check()
-    named = {**columns.ids, **columns.dense}
+    named: dict[str, IdColumn | NumberColumn] = {**columns.ids, **columns.dense}
     file.require([*(column.column or name for name, column in named.items()), columns.label])
     kinds = {name: _check_type(file, name, column) for name, column in columns.ids.items()}
     owners = [name for name, column in columns.ids.items() if not (column.raw or column.vocabulary)]
@@ -179,7 +179,7 @@ def read_attributes(
         try:
             owner_M = owner.lookup(as_tensor(raw_ids(keys, owner.is_text)))
             found[name] = _attribute(name, column, values, owner_M, owner)
-        except ValueAt as error:
+        except ValueAtError as error:
             row = "" if error.place is None else f", row {error.place}"
             raise RecembError(f"{file.path}: column {values.name!r}{row}: {error.rule}") from None
     return found
@@ -203,7 +203,7 @@ def _attribute(
     index_N = vocabulary.lookup(as_tensor(raw_ids(values, text).fill_null(MISSING)))
     if bool((index_N < 0).any()):
         place = int((index_N < 0).int().argmax())
-        raise ValueAt(
+        raise ValueAtError(
             f"value {values[place]!r} is of no id seen in training; set unknown to 'own'",
             row_of(place, lengths_M),
         )

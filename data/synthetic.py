@@ -20,9 +20,6 @@ index scattered over 0 .. 2**63 - 1.
 """
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -32,6 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
+
+from recemb.errors import RecembError
+from recemb.files import whole_file
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -74,7 +74,7 @@ class SyntheticLog:
     """Describe a click log completely: equal configs give equal rows.
 
     Raises:
-        ValueError: If a field is out of its range; the message names the field and the value.
+        RecembError: If a field is out of its range; the message names the field and the value.
     """
 
     num_rows: int = 200_000
@@ -115,7 +115,9 @@ class SyntheticLog:
         }
         for name, (holds, rule) in rules.items():
             if not holds:
-                raise ValueError(f"synthetic log: {name} must be {rule}, got {getattr(self, name)}")
+                raise RecembError(
+                    f"synthetic log: {name} must be {rule}, got {getattr(self, name)}"
+                )
 
     def split_rows(self, split: str) -> int:
         """Return the number of rows of ``split``, one of ``SPLITS``."""
@@ -152,7 +154,7 @@ def generate(log: SyntheticLog, folder: Path) -> dict[str, float]:
     # Removed before the first new file: an interrupted run must not leave new rows to an old law.
     law_path.unlink(missing_ok=True)
     auc = {split: _write_split(log, split, folder / f"{split}.parquet") for split in SPLITS}
-    with _whole_file(law_path) as temporary:
+    with whole_file(law_path) as temporary:
         temporary.write_text(json.dumps(law | {"bayes_auc": auc}, indent=2) + "\n")
     return auc
 
@@ -262,7 +264,7 @@ def _write_split(log: SyntheticLog, split: str, path: Path) -> float:
     same_row_pairs = 0.0
     # Without the stored schema, readers see plain strings instead of arrow dictionaries.
     with (
-        _whole_file(path) as temporary,
+        whole_file(path) as temporary,
         pq.ParquetWriter(temporary, SCHEMA, compression="zstd", store_schema=False) as writer,
         tqdm(total=num_rows, desc=split, unit=" rows", disable=num_rows < PROGRESS_ROWS) as bar,
     ):
@@ -387,14 +389,3 @@ def _lists(length_N: Integers, values: pa.Array) -> pa.ListArray:
     """Cut ``values`` into consecutive lists of the given lengths."""
     offset_N = np.concatenate([[0], np.cumsum(length_N)]).astype(np.int32)
     return pa.ListArray.from_arrays(offset_N, values)
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it onto ``path`` if the block succeeds."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Values: checks and conversions of the columns of one row group.
 
-A check that fails raises :class:`ValueAt` with the place of the first wrong value; the reader adds
-file, column and row. A column's values become *raw ids*: int64, the hash where they are strings.
+A check that fails raises :class:`ValueAtError` with the place of the first wrong value; the reader
+adds file, column and row. A column's values become *raw ids*: int64, the hash where they are strings.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ MISSING = -(2**63)
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
-class ValueAt(Exception):
+class ValueAtError(Exception):
     """A rule that the value at ``place`` (None: all of the column) breaks."""
 
     def __init__(self, rule: str, place: int | None = None) -> None:
@@ -34,10 +34,10 @@ def is_text(dtype: pl.DataType) -> bool:
 
 
 def refuse_where(wrong: pl.Series, values: pl.Series, rule: str) -> None:
-    """Raise a :class:`ValueAt` for the first value that is ``wrong``, if there is one."""
+    """Raise a :class:`ValueAtError` for the first value that is ``wrong``, if there is one."""
     place = wrong.fill_null(False).arg_true()
     if len(place):
-        raise ValueAt(f"{rule}, got {_shown(values[int(place[0])])}", int(place[0]))
+        raise ValueAtError(f"{rule}, got {_shown(values[int(place[0])])}", int(place[0]))
 
 
 def _shown(value: object) -> str:
@@ -53,15 +53,15 @@ def raw_ids(values: pl.Series, text: bool | None) -> pl.Series:
         text: Whether strings are expected (None: either).
 
     Raises:
-        ValueAt: If the type is another one, or at a negative id.
+        ValueAtError: If the type is another one, or at a negative id.
     """
     dtype = values.dtype
     if not (dtype in _TEXT or dtype.is_integer() or dtype == pl.Boolean or dtype == pl.Null):
-        raise ValueAt(f"ids must be integers or strings, got type {dtype}; convert the column")
+        raise ValueAtError(f"ids must be integers or strings, got type {dtype}; convert the column")
     found_text = dtype in _TEXT
     if text is not None and found_text != text and dtype != pl.Null:
         kinds = {True: "strings", False: "integers"}
-        raise ValueAt(f"ids must be {kinds[text]} as in training, got type {dtype}")
+        raise ValueAtError(f"ids must be {kinds[text]} as in training, got type {dtype}")
     if found_text:
         return hash_strings(values.cast(pl.String))
     if dtype == pl.UInt64:
@@ -75,7 +75,7 @@ def split_text(lists: pl.Series, separator: str, text: bool) -> pl.Series:
     """Return a CSV column of joined ids as lists; a null or empty cell is an empty list.
 
     Raises:
-        ValueAt: At the first id that is no integer, where ``text`` is false.
+        ValueAtError: At the first id that is no integer, where ``text`` is false.
     """
     filled = lists.fill_null("")
     split = filled.str.split(separator)
@@ -96,15 +96,15 @@ def check_lists(lists: pl.Series) -> pl.Series:
     """Return a column of lists.
 
     Raises:
-        ValueAt: If it holds no lists, or at the first null list or null inside a list.
+        ValueAtError: If it holds no lists, or at the first null list or null inside a list.
     """
     if isinstance(lists.dtype, pl.Array):
         lists = lists.cast(pl.List(lists.dtype.inner))
     if not isinstance(lists.dtype, pl.List):
-        raise ValueAt(f"values must be lists, got type {lists.dtype}; declare it categorical")
+        raise ValueAtError(f"values must be lists, got type {lists.dtype}; declare it categorical")
     refuse_where(lists.is_null(), lists, "a list must not be null (use an empty list)")
     if isinstance(lists.dtype.inner, pl.List | pl.Struct):
-        raise ValueAt(f"lists must hold ids, got type {lists.dtype}; see data.attributes")
+        raise ValueAtError(f"lists must hold ids, got type {lists.dtype}; see data.attributes")
     if lists.explode(empty_as_null=False).null_count():
         has_null = lists.list.eval(pl.element().is_null()).list.any()
         refuse_where(has_null, lists, "a list must not hold nulls")
@@ -115,10 +115,10 @@ def numbers(values: pl.Series) -> Tensor:
     """Return a dense column as float32.
 
     Raises:
-        ValueAt: If it holds no numbers, or at the first null, NaN or infinity.
+        ValueAtError: If it holds no numbers, or at the first null, NaN or infinity.
     """
     if not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
-        raise ValueAt(f"values must be numbers, got type {values.dtype}")
+        raise ValueAtError(f"values must be numbers, got type {values.dtype}")
     refuse_where(values.is_null(), values, "a number must not be null; fill it")
     single = values.cast(pl.Float32)
     refuse_where(~single.is_finite(), values, "a number must be finite in float32")
@@ -129,10 +129,10 @@ def labels(values: pl.Series) -> Tensor:
     """Return labels as float32.
 
     Raises:
-        ValueAt: If it holds no numbers, or at the first value that is not 0 or 1.
+        ValueAtError: If it holds no numbers, or at the first value that is not 0 or 1.
     """
     if not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
-        raise ValueAt(f"labels must be numbers, got type {values.dtype}")
+        raise ValueAtError(f"labels must be numbers, got type {values.dtype}")
     single = values.cast(pl.Float32)
     wrong = ~single.is_in([0.0, 1.0]) | single.is_null()
     refuse_where(wrong.fill_null(True), values, "a label must be 0 or 1")

@@ -14,6 +14,7 @@ second's, and no tensor wider than H per pair.
 Shapes: B targets, L longest history, d item vector, H hidden width.
 """
 
+import itertools
 from typing import Literal
 
 import torch
@@ -54,7 +55,7 @@ class TargetAttention(nn.Module):
         self.first = nn.Linear(pair_dim, hidden[0])
         self.activate = activation(name, hidden[0])
         layers: list[nn.Module] = []
-        for width, after in zip(hidden, hidden[1:], strict=False):
+        for width, after in itertools.pairwise(hidden):
             layers += [nn.Linear(width, after), activation(name, after)]
         self.rest = nn.Sequential(*layers, nn.Linear(hidden[-1], 1))
 

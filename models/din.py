@@ -27,7 +27,7 @@ from recemb.attributes import AttributeLookup
 from recemb.embeddings import Ids
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
-from recemb.jagged import Jagged, to_padded
+from recemb.jagged import Jagged, is_tracing, to_padded
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
@@ -162,7 +162,7 @@ class DIN(RankingTask):
         batch = lengths_B.shape[0]
         targets, histories = [], []
         for name, bag in bags.items():
-            if not torch.jit.is_tracing() and not torch.equal(bag.lengths, lengths_B):
+            if not is_tracing() and not torch.equal(bag.lengths, lengths_B):
                 raise RecembError(
                     f"columns {list(self.history.values())}: parallel histories must have equal "
                     "lengths in every row; align them"

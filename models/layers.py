@@ -45,7 +45,7 @@ def activation(name: Activation, num_features: int) -> nn.Module:
         return Dice(num_features)
     if name == "prelu":
         return nn.PReLU(num_features, init=0.1)
-    return {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}[name]()
+    return nn.ReLU() if name == "relu" else nn.Sigmoid()
 
 
 class MLP(nn.Sequential):

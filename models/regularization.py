@@ -25,4 +25,5 @@ def batch_aware_decay(ids_N: Tensor, vectors_ND: Tensor, counts_V: Tensor) -> Te
     _, place_N, times_U = torch.unique(ids_N, return_inverse=True, return_counts=True)
     # An id that occurs c times contributes c equal terms, each a c-th.
     weight_N = 0.5 / (count_N * times_U[place_N]).to(vectors_ND.dtype)
-    return (weight_N * vectors_ND.square().sum(1)).sum()
+    decay: Tensor = (weight_N * vectors_ND.square().sum(1)).sum()
+    return decay

@@ -104,6 +104,14 @@ class RankingTask(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.embeddings.rows.step()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the state of the rows' optimizer, which the trainer does not know of."""
+        checkpoint["rows_optimizer"] = self.embeddings.rows.optimizer_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the state of the rows' optimizer."""
+        self.embeddings.rows.load_optimizer_state(checkpoint["rows_optimizer"])
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam over everything but the rows, which have an optimizer of their own."""
         rows = {id(parameter) for parameter in self.embeddings.rows.parameters()}

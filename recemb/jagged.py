@@ -14,10 +14,15 @@ Shapes: F features, B samples, N ids in all.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+
+def is_tracing() -> bool:
+    """Return whether operations are being recorded into a TorchScript program."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 class KeyedIds(Protocol):
@@ -72,7 +77,7 @@ def split_keyed(keyed: KeyedIds) -> dict[str, Jagged]:
 def sizes_of(tensors: Sequence[Tensor]) -> Tensor:
     """Return the first size of each tensor as int64, readable by a traced program."""
     device = tensors[0].device
-    if not torch.jit.is_tracing():
+    if not is_tracing():
         return torch.tensor([len(tensor) for tensor in tensors], device=device)
     return torch.cat([torch._shape_as_tensor(tensor)[:1] for tensor in tensors]).to(device)
 
@@ -83,7 +88,7 @@ def split_rows(values: Tensor, sizes_F: Tensor) -> list[Tensor]:
     A traced program must read the sizes at run time, so there each block is a slice whose ends
     are tensors; otherwise they become integers at once, which costs one device synchronisation.
     """
-    if not torch.jit.is_tracing():
+    if not is_tracing():
         return list(values.split(sizes_F.tolist()))
     ends_F = sizes_F.cumsum(0)
     starts_F = ends_F - sizes_F
@@ -99,7 +104,9 @@ def bag_of_each(lengths_B: Tensor) -> Tensor:
 def position_of_each(lengths_B: Tensor) -> Tensor:
     """Return for each of the N ids its position in its bag, from 0."""
     starts_B = lengths_B.cumsum(0) - lengths_B
-    index_N = torch.arange(lengths_B.sum(), device=lengths_B.device)
+    # A tensor where the stubs want a number: so a traced program reads it at run time.
+    total: Any = lengths_B.sum()
+    index_N = torch.arange(total, device=lengths_B.device)
     return index_N - torch.repeat_interleave(starts_B, lengths_B)
 
 
@@ -109,7 +116,7 @@ def to_padded(jagged: Jagged, fill: float = 0.0) -> tuple[Tensor, Tensor]:
     L is the longest bag of the batch, at least 1 so that an all-empty batch keeps its shape.
     """
     values, lengths_B = jagged
-    longest = torch.cat([lengths_B, lengths_B.new_ones(1)]).max()
+    longest: Any = torch.cat([lengths_B, lengths_B.new_ones(1)]).max()
     mask_BL = torch.arange(longest, device=values.device) < lengths_B.unsqueeze(1)
     padded = values.new_full((*mask_BL.shape, *values.shape[1:]), fill)
     padded[mask_BL] = values

@@ -5,7 +5,7 @@ has; a checkpoint carries it; the exported program embeds it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -55,14 +55,24 @@ class Attribute:
     offsets_V: Tensor
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Schema:
-    """Columns, dense columns, vocabularies and attributes of a data set."""
+    """Columns, dense columns, vocabularies and attributes of a data set, each by name.
 
-    columns: Mapping[str, Column]
-    vocabularies: Mapping[str, Vocabulary]
-    dense: Mapping[str, DenseColumn] = field(default_factory=dict)
-    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    No dataclass: the command line would take one for settings that a user could write.
+    """
+
+    def __init__(
+        self,
+        *,
+        columns: Mapping[str, Column],
+        vocabularies: Mapping[str, Vocabulary],
+        dense: Mapping[str, DenseColumn] | None = None,
+        attributes: Mapping[str, Attribute] | None = None,
+    ) -> None:
+        self.columns = columns
+        self.vocabularies = vocabularies
+        self.dense = dense or {}
+        self.attributes = attributes or {}
 
     def id_space(self, feature: str) -> str:
         """Return the name under which the ids of a feature are numbered; itself where raw.

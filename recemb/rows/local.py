@@ -41,7 +41,7 @@ class _Gather(torch.autograd.Function):
         return weight_RD.index_select(0, rows_T)
 
     @staticmethod
-    def backward(ctx: Any, grad_TD: Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[None, None, None]:
         (rows_T,) = ctx.saved_tensors
         ctx.pending.append((rows_T, grad_TD))
         return None, None, None
@@ -92,7 +92,7 @@ class LocalRowsStore(RowsStore):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "LocalRowsStore":
         """Move optimizer state along with the rows; it is no buffer, for it is not served."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._state = {
             dim: {key: fn(values) for key, values in state.items()}
             for dim, state in self._state.items()
@@ -111,7 +111,9 @@ class LocalRowsStore(RowsStore):
         width = self._places[tables[0]].width
         weight_RD = self._flat(width)
         if torch.is_grad_enabled() and self.training:
-            gathered: Tensor = _Gather.apply(weight_RD, rows_T, self._pending[width])
+            gathered: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
+                weight_RD, rows_T, self._pending[width]
+            )
             return gathered
         return weight_RD.detach().index_select(0, rows_T)
 

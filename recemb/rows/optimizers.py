@@ -9,7 +9,7 @@ Shapes: U touched rows (distinct), D elements per row.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Union
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -157,5 +157,5 @@ class Adam(RowsOptimizer):
 if TYPE_CHECKING:
     AnyRowsOptimizer = RowsOptimizer
 else:
-    AnyRowsOptimizer = Union[Adam, SGD, Adagrad, RowWiseAdagrad]
+    AnyRowsOptimizer = Adam | SGD | Adagrad | RowWiseAdagrad
 """What a configuration may name; the literal ``kind`` tells them apart."""

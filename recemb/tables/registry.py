@@ -30,7 +30,7 @@ KINDS: dict[str, type[TableConfig]] = _find_kinds()
 if TYPE_CHECKING:
     AnyTable = TableConfig
 else:
-    # jsonargparse reads the alternatives from the annotation; the literal ``kind`` tells them apart.
+    # jsonargparse reads the alternatives from the annotation; ``kind`` tells them apart.
     AnyTable = Union[tuple(KINDS.values())]  # noqa: UP007
 
 

@@ -1,0 +1,143 @@
+"""Checkpoints: self-contained, written whole, and read without running anything in them.
+
+Beside Lightning's own entries a checkpoint holds ``recemb``: the configuration as YAML text and its
+hash, the schema (vocabularies, attributes, number scales) and the state of torch's random
+generator. So a checkpoint alone rebuilds the model, and a resumed run continues bit for bit.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
+
+from recemb.errors import RecembError
+from recemb.files import whole_file
+from recemb.schema import Schema
+
+FORMAT = 1
+"""Of the ``recemb`` entry; a reader refuses any other."""
+
+SECTIONS = ("model", "data")
+"""The parts of a configuration that make a model what it is."""
+
+
+class WholeFileIO(TorchCheckpointIO):
+    """Write a checkpoint under a temporary name, then rename: a crash leaves the previous one."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Save to a local file, whole or not at all."""
+        try:
+            with whole_file(Path(path)) as temporary:
+                torch.save(checkpoint, temporary)
+        except OSError as error:
+            raise RecembError(
+                f"{path}: the checkpoint could not be written ({error.strerror or error}); the "
+                "previous one is untouched"
+            ) from error
+
+
+class Header(Callback):
+    """Put the ``recemb`` entry into checkpoints, and restore the random state of a resumed run.
+
+    Args:
+        config: Configuration sections as plain values.
+        schema: Of the data that the model trains on.
+    """
+
+    def __init__(self, config: dict[str, Any], schema: Schema) -> None:
+        self.config = {name: config[name] for name in SECTIONS}
+        self.schema = schema
+        self._random_state: Tensor | None = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the entry."""
+        checkpoint["recemb"] = {
+            "format": FORMAT,
+            "config": yaml.safe_dump(self.config, sort_keys=True),
+            "schema": self.schema.state(),
+            "random_state": torch.get_rng_state(),
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the random state until training starts: building the model has used some."""
+        self._random_state = checkpoint["recemb"]["random_state"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the random state."""
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's content, tensors and plain values only.
+
+    Raises:
+        RecembError: If it is missing, damaged, holds anything that would run code, or was not
+            written by recemb.
+    """
+    if not path.is_file():
+        raise RecembError(f"{path}: there is no such checkpoint; check the path")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = " ".join(str(error).split())
+        if "Unsupported" in reason or "GLOBAL" in reason:
+            raise RecembError(
+                f"{path}: refused, because it holds a pickled object that would run code; only "
+                "tensors and plain values are read"
+            ) from None
+        raise RecembError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise RecembError(
+            f"{path}: not a readable checkpoint, perhaps truncated ({reason})"
+        ) from None
+    header = checkpoint.get("recemb") if isinstance(checkpoint, dict) else None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise RecembError(f"{path}: not a checkpoint of this version of recemb (format {FORMAT})")
+    content: dict[str, Any] = checkpoint
+    return content
+
+
+def checkpoint_config(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration sections that a checkpoint was trained with."""
+    config: dict[str, Any] = yaml.safe_load(checkpoint["recemb"]["config"])
+    return config
+
+
+def checkpoint_schema(checkpoint: dict[str, Any]) -> Schema:
+    """Return the schema that a checkpoint was trained with."""
+    return Schema.from_state(checkpoint["recemb"]["schema"])
+
+
+def check_same_config(path: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
+    """Raise a :class:`RecembError` naming the first setting of the model that differs."""
+    before, now = _flat(saved["model"], "model"), _flat(current["model"], "model")
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            raise RecembError(
+                f"{path}: a checkpoint of another configuration: {key} was "
+                f"{before.get(key, 'not set')} there and is {now.get(key, 'not set')} here"
+            )
+
+
+def _flat(value: Any, path: str) -> dict[str, Any]:
+    """Return nested settings under dotted names."""
+    if isinstance(value, dict) and value:
+        return {
+            key: one
+            for name, inner in value.items()
+            for key, one in _flat(inner, f"{path}.{name}").items()
+        }
+    return {path: value}

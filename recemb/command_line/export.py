@@ -1,0 +1,52 @@
+"""The verb ``export``: a checkpoint's model as TorchScript."""
+
+import argparse
+import time
+from pathlib import Path
+
+from recemb.command_line.show import summary
+from recemb.errors import RecembError
+from recemb.memory import peak_memory_bytes
+from recemb.rebuild import rebuild
+from recemb.results import new_run, versions, write_results
+from recemb.serving.export import export
+
+
+def run(arguments: list[str]) -> None:
+    """Write a checkpoint's model as TorchScript that needs nothing but torch."""
+    parser = argparse.ArgumentParser(prog="python -m recemb export", description=run.__doc__)
+    parser.add_argument("checkpoint", type=Path, help="written by fit")
+    parser.add_argument(
+        "--output", type=Path, help="the file (default: model.pt in the run folder)"
+    )
+    parser.add_argument("--run", type=Path, help="run folder (default: runs/export/<time>-export)")
+    parser.add_argument("--json", type=Path, help="where a copy of results.json goes")
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package outside the project whose classes the checkpoint may name",
+    )
+    options = parser.parse_args(arguments)
+    started = time.perf_counter()
+    folder = options.run or new_run("export", "export")
+    output = options.output or folder / "model.pt"
+    if output.suffix != ".pt":
+        raise RecembError(f"{output}: the program's name must end in .pt")
+    model, schema = rebuild(options.checkpoint, options.allow)
+    found = export(model, schema, output)
+    results = {
+        "verb": "export",
+        "versions": versions(),
+        "run": str(folder),
+        "checkpoint": str(options.checkpoint),
+        "program": str(output),
+        "parity": found["parity"],
+        "bytes": {"serving": found["serving_bytes"], "file": found["file_bytes"]},
+        "inputs": found["inputs"],
+        "seconds": round(time.perf_counter() - started, 3),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    write_results(results, folder, options.json)
+    print(summary(results))

@@ -1,0 +1,88 @@
+"""Choose the verb, and turn a user's mistake into one line and exit code 2."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+import jsonargparse
+
+from recemb.command_line.mistakes import mistake_in
+from recemb.memory import keep_freed_memory
+
+USAGE = """usage: python -m recemb VERB [options]
+
+  fit        train; restore the best checkpoint by validation; test it once
+  validate   measure a checkpoint on the validation file
+  test       measure a checkpoint on the test file
+  predict    write a checkpoint's click probabilities for the test file
+  export     write a checkpoint's model as TorchScript that needs only torch
+  show       print what a run folder holds
+
+`python -m recemb VERB --help` lists the options of a verb."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code: 0, or 2 after a user's mistake."""
+    verb, *rest = sys.argv[1:] if arguments is None else arguments or [""]
+    verbs = _verbs()
+    if verb not in verbs:
+        asked = verb in ("-h", "--help", "help")
+        print(USAGE, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    keep_freed_memory()
+    # The installed command, unlike ``python -m``, does not look for models/ and data/ here.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        verbs[verb](verb, rest)
+    except (Exception, jsonargparse.ArgumentError) as error:
+        line = mistake_in(error, rest)
+        if line is None:
+            raise
+        print(f"recemb {verb}: {line}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
+    """Return the verbs; each imports what it needs when it runs."""
+
+    def train(verb: str, rest: list[str]) -> None:
+        from recemb.command_line.train import run
+
+        _quiet()
+        run(verb, rest)
+
+    def export(verb: str, rest: list[str]) -> None:
+        from recemb.command_line.export import run
+
+        _quiet()
+        run(rest)
+
+    def show(verb: str, rest: list[str]) -> None:
+        from recemb.command_line.show import run
+
+        run(rest)
+
+    training = dict.fromkeys(("fit", "validate", "test", "predict"), train)
+    return {**training, "export": export, "show": show}
+
+
+def _quiet() -> None:
+    """Silence notices of libraries that a user can do nothing about."""
+    # Lightning sets its loggers' levels when it is imported: import first, then set ours.
+    import lightning.pytorch  # noqa: F401
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",  # our loader is no DataLoader and needs none
+        ".*is deprecated.*",
+        ".*args parameter is intended to run from within Python.*",
+        ".*GPU available but not used.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,57 @@
+"""The verb ``show``, and the short table that every verb ends with."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recemb.errors import RecembError
+from recemb.results import human_bytes, table
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """Return the results of one verb as a short table."""
+    rows: dict[str, str] = {}
+    bound = results.get("best_auc", {})
+    for name, value in results.get("metrics", {}).items():
+        rows[name] = f"{value:.4f}"
+        stage = {"test/auc": "test", "val/auc": "validation"}.get(name)
+        if stage in bound:
+            rows[name] += f"   (the log's own law allows {bound[stage]:.4f})"
+    for name, table_ in results.get("tables", {}).items():
+        rows[f"table {name}"] = (
+            f"{table_['kind']}, {table_['num_rows']:,} rows x {table_['dim']}, "
+            f"{human_bytes(table_['bytes'])}"
+        )
+    if "bytes" in results:
+        parts = [f"{human_bytes(value)} {name}" for name, value in results["bytes"].items()]
+        rows["bytes"] = ", ".join(parts)
+    if "samples_per_s" in results:
+        rows["speed"] = f"{results['samples_per_s']:,.0f} training samples/s"
+    if "parity" in results:
+        worst = max(results["parity"].values())
+        rows["parity"] = f"largest difference {worst:.1e} over {len(results['parity'])} cases"
+    if "peak_memory_bytes" in results:
+        rows["peak memory"] = human_bytes(results["peak_memory_bytes"])
+    if "seconds" in results:
+        rows["time"] = f"{results['seconds']:.1f} s"
+    for name in ("checkpoint", "predictions", "program"):
+        if name in results:
+            rows[name] = str(results[name])
+    if "run" in results:
+        rows["results"] = str(Path(results["run"]) / "results.json")
+    return table(rows)
+
+
+def run(arguments: list[str]) -> None:
+    """Print the results of the runs in and below a folder."""
+    parser = argparse.ArgumentParser(prog="python -m recemb show", description=run.__doc__)
+    parser.add_argument("folder", type=Path, help="a run folder, or one that holds several")
+    folder = parser.parse_args(arguments).folder
+    found = sorted(folder.glob("**/results.json"))
+    if not found:
+        raise RecembError(f"{folder}: there is no results.json in or below it; check the path")
+    for path in found:
+        results = json.loads(path.read_text())
+        print(f"--- {results['verb']}\n{summary(results)}\n")

@@ -1,0 +1,267 @@
+"""The verbs of training: fit, validate, test and predict, over Lightning's command line.
+
+A configuration is the constructors' signatures as YAML: ``model`` and ``data`` by class path,
+``trainer`` as Lightning's. The data module is built first and gives the model its schema; with a
+checkpoint, the checkpoint does, so that its ids keep their meaning.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+import yaml
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from recemb.accounting import (
+    module_bytes,
+    nested_tensors,
+    table_report,
+    tensor_bytes,
+    training_bytes,
+)
+from recemb.checkpoint import (
+    Header,
+    WholeFileIO,
+    check_same_config,
+    checkpoint_config,
+    checkpoint_schema,
+    read_checkpoint,
+)
+from recemb.command_line.show import summary
+from recemb.errors import RecembError
+from recemb.files import whole_file
+from recemb.memory import peak_memory_bytes
+from recemb.results import config_hash, new_run, versions, write_results
+from recemb.schema import Schema
+from recemb.serving.program import ServedProgram
+
+
+class Throughput(Callback):
+    """Count training samples and the seconds spent on them, without validation."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.seconds = 0.0
+        self._since: float | None = None
+
+    def _start(self) -> None:
+        self._since = time.perf_counter()
+
+    def _stop(self) -> None:
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a batch."""
+        self.samples += batch.num_samples
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._stop()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start it again where training goes on."""
+        if trainer.training or trainer.state.fn == "fit":
+            self._start()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._stop()
+
+    @property
+    def samples_per_s(self) -> float:
+        """Training samples per second so far."""
+        return self.samples / self.seconds if self.seconds else 0.0
+
+
+class TrainingCLI(LightningCLI):
+    """Parse a verb's options and build data, model and trainer, in that order.
+
+    Args:
+        verb: ``fit``, ``validate``, ``test`` or ``predict``.
+        arguments: Options.
+    """
+
+    def __init__(self, verb: str, arguments: list[str]) -> None:
+        self.verb = verb
+        self.throughput = Throughput()
+        self.checkpoint: dict[str, Any] | None = None
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=1,
+            trainer_defaults={"num_sanity_val_steps": 0, "enable_model_summary": False},
+            auto_configure_optimizers=False,
+            parser_kwargs={"exit_on_error": False, "prog": f"python -m recemb {verb}"},
+            args=arguments,
+            run=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's own options and what flows from data to model."""
+        parser.add_argument(
+            "--run",
+            type=str | None,
+            default=None,
+            help="run folder, new or empty (default: runs/<config>/<time>-<verb>)",
+        )
+        parser.add_argument(
+            "--json", type=str | None, default=None, help="where a copy of results.json goes"
+        )
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="checkpoint: to resume (fit) or to measure",
+        )
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments(
+            "data", "model.init_args.schema", compute_fn=self._schema, apply_on="instantiate"
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Read the checkpoint, if there is one, before anything is built."""
+        self.plain: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        path = self.config.ckpt_path
+        if path is None and self.verb != "fit":
+            raise RecembError(f"{self.verb} needs a checkpoint; give --ckpt_path")
+        if path is not None:
+            self.checkpoint = read_checkpoint(Path(path))
+            check_same_config(Path(path), checkpoint_config(self.checkpoint), self.plain)
+        source = self.config.config[0] if self.config.get("config") else None
+        name = Path(str(source)).stem if source else "run"
+        self.folder = Path(self.config.run) if self.config.run else new_run(self.verb, name)
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise RecembError(f"{self.folder}: the run folder is not empty; name a new one")
+
+    def _schema(self, data: Any) -> Schema:
+        if self.checkpoint is not None:
+            data.schema = checkpoint_schema(self.checkpoint)
+        schema: Schema = data.schema
+        return schema
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with the run folder's loggers and checkpoints, once data is checked."""
+        self.datamodule.setup(self.verb)
+        config = dict(self.config_init.trainer)
+        folder = self.folder
+        if config.get("logger") in (None, True):
+            config["logger"] = (
+                [
+                    TensorBoardLogger(str(folder), name="", version="tensorboard"),
+                    CSVLogger(str(folder), name="", version="csv"),
+                ]
+                if self.verb == "fit"
+                else False
+            )
+        callbacks = config.get("callbacks") or []
+        callbacks = list(callbacks if isinstance(callbacks, list) else [callbacks])
+        self.best = ModelCheckpoint(
+            dirpath=str(folder / "checkpoints"),
+            filename="best",
+            monitor="val/auc",
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+        )
+        header = Header(self.plain, self.datamodule.schema)
+        config["callbacks"] = [*callbacks, self.throughput, header]
+        if self.verb == "fit":
+            config["callbacks"].append(self.best)
+        config["plugins"] = [*(config.get("plugins") or []), WholeFileIO()]
+        config["default_root_dir"] = str(folder)
+        return Trainer(**{**config, **kwargs})
+
+
+def run(verb: str, arguments: list[str]) -> None:
+    """Run one verb of training and report it."""
+    started = time.perf_counter()
+    cli = TrainingCLI(verb, arguments)
+    with whole_file(cli.folder / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(cli.plain, sort_keys=False))
+    body = {"fit": _fit, "predict": _predict}.get(verb, _measure)(cli)
+    identity = {name: cli.plain[name] for name in ("model", "data", "seed_everything")}
+    results = {
+        "verb": verb,
+        "config_hash": config_hash(identity),
+        "seed": cli.plain["seed_everything"],
+        "versions": versions(),
+        "run": str(cli.folder),
+        **body,
+        "seconds": round(time.perf_counter() - started, 3),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    write_results(results, cli.folder, Path(cli.config.json) if cli.config.json else None)
+    print(summary(results))
+
+
+def _fit(cli: TrainingCLI) -> dict[str, Any]:
+    """Train, restore the best checkpoint by the validation metric, test it once."""
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    trainer.fit(model, datamodule=data, ckpt_path=cli.config.ckpt_path, weights_only=True)
+    best = cli.best.best_model_path
+    if not best:
+        raise RecembError("fit: no epoch was finished, so there is no checkpoint; raise max_epochs")
+    optimizers = trainer.optimizers
+    sizes = {
+        "training": training_bytes(model, model.embeddings, optimizers),
+        "checkpoint": tensor_bytes(nested_tensors(read_checkpoint(Path(best)))),
+    }
+    rate = cli.throughput.samples_per_s
+    # The weights only: the checkpoint's loop state belongs to the training that is over.
+    model.load_state_dict(read_checkpoint(Path(best))["state_dict"])
+    metrics = _metrics(trainer.validate(model, datamodule=data, verbose=False))
+    metrics |= _metrics(trainer.test(model, datamodule=data, verbose=False))
+    body: dict[str, Any] = {
+        "checkpoint": best,
+        "metrics": metrics,
+        "bytes": {**sizes, "serving": module_bytes(ServedProgram(model))},
+        "tables": table_report(model.embeddings),
+        "epochs": trainer.current_epoch,
+        "samples_per_s": round(rate, 1),
+    }
+    bound = getattr(data, "best_auc", None)
+    return {**body, "best_auc": bound} if bound else body
+
+
+def _load(cli: TrainingCLI) -> None:
+    assert cli.checkpoint is not None
+    cli.model.load_state_dict(cli.checkpoint["state_dict"])
+
+
+def _measure(cli: TrainingCLI) -> dict[str, Any]:
+    """Measure a checkpoint on the validation or the test file."""
+    _load(cli)
+    measure = {"validate": cli.trainer.validate, "test": cli.trainer.test}[cli.verb]
+    found = measure(cli.model, datamodule=cli.datamodule, verbose=False)
+    return {"checkpoint": cli.config.ckpt_path, "metrics": _metrics(found)}
+
+
+def _predict(cli: TrainingCLI) -> dict[str, Any]:
+    """Write the click probabilities of the test file, in its order."""
+    _load(cli)
+    found = cli.trainer.predict(cli.model, datamodule=cli.datamodule)
+    probability = torch.cat([one for one in found or [] if isinstance(one, torch.Tensor)])
+    path = cli.folder / "predictions.parquet"
+    with whole_file(path) as temporary:
+        pl.DataFrame({"probability": probability.numpy()}).write_parquet(temporary)
+    return {"checkpoint": cli.config.ckpt_path, "predictions": str(path), "rows": len(probability)}
+
+
+def _metrics(found: Any) -> dict[str, float]:
+    return {name: float(value) for one in found for name, value in one.items()}

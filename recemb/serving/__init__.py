@@ -1,0 +1,1 @@
+"""Serving: what was trained as a program that needs nothing but torch."""

@@ -1,0 +1,87 @@
+"""Export: a checkpoint's model as a TorchScript file that needs nothing but torch."""
+
+import io
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from recemb.accounting import module_bytes
+from recemb.errors import RecembError
+from recemb.files import whole_file
+from recemb.schema import Schema
+from recemb.serving.parity import Case, check_parity, make_request
+from recemb.serving.program import ServedProgram
+
+DESCRIPTION = "inputs.json"
+"""The extra file inside the exported one that says what the inputs are."""
+
+
+def trace(program: ServedProgram) -> torch.jit.ScriptModule:
+    """Return the program as TorchScript.
+
+    Tracing records tensor operations. A size that Python turned into a number would be frozen into
+    the program and be wrong for every other request, so the tracer's warning of it is an error.
+    """
+    example = make_request(program.schema, Case("example", 3), torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        traced = torch.jit.trace(program, (example.raw,), check_trace=False)
+    assert isinstance(traced, torch.jit.ScriptModule)
+    return traced
+
+
+def describe(schema: Schema) -> dict[str, object]:
+    """Return what a caller must know of each input."""
+    inputs: dict[str, object] = {}
+    for name, column in schema.columns.items():
+        unknown = schema.vocabularies[column.vocabulary].config.unknown if column.vocabulary else ""
+        inputs[name] = {
+            "type": "list of int64" if column.is_list else "int64",
+            "id": "xxHash64 (seed 0, UTF-8) of the string" if column.is_text else "the integer",
+            "unknown": unknown or "no id is unknown",
+            "padding": column.padding,
+        }
+    for name in schema.dense:
+        inputs[name] = {"type": "float32"}
+    return inputs
+
+
+def export(model: nn.Module, schema: Schema, output: Path) -> dict[str, object]:
+    """Write a model as TorchScript after checking that it says the same.
+
+    Args:
+        model: Trained, on the CPU.
+        schema: Of its data.
+        output: The file; it is written whole or not at all.
+
+    Returns:
+        ``parity`` (largest difference per case), ``serving_bytes`` (of tensors), ``file_bytes``
+        and ``inputs``.
+
+    Raises:
+        RecembError: If the program and the model disagree, or the file cannot be written.
+    """
+    program = ServedProgram(model)
+    buffer = io.BytesIO()
+    inputs = describe(schema)
+    with torch.no_grad():
+        traced = trace(program)
+    torch.jit.save(traced, buffer, _extra_files={DESCRIPTION: json.dumps(inputs, indent=1)})
+    loaded = torch.jit.load(io.BytesIO(buffer.getvalue()))
+    parity = check_parity(loaded, program.model, schema)
+    try:
+        with whole_file(output) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+    except OSError as error:
+        raise RecembError(f"{output}: cannot be written ({error.strerror or error})") from error
+    return {
+        "parity": parity,
+        "serving_bytes": module_bytes(program),
+        "file_bytes": output.stat().st_size,
+        "inputs": inputs,
+    }

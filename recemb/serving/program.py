@@ -1,0 +1,110 @@
+"""The served program: raw ids in, click probabilities out.
+
+Inputs are one dictionary of tensors. With B samples and N ids in a column's lists:
+
+    <column>            (B,) int64, one raw id per sample
+    <list column>       (N,) int64, the ids of all lists, one list after the other
+    <list column>.size  (B,) int64, how many of them each sample has
+    <dense column>      (B,) float32
+
+A raw id is the integer of the training file, or xxHash64 (seed 0, UTF-8, as signed int64) of its
+string. The output is (B,) float32.
+"""
+
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from recemb.embeddings import Embeddings, Ids
+from recemb.jagged import Jagged, bag_of_each
+from recemb.schema import Schema
+
+SIZE = ".size"
+"""Ends the name of the input that holds the sizes of a list column's lists."""
+
+
+class Ranker(Protocol):
+    """What a model must offer to be served."""
+
+    schema: Schema
+    embeddings: Embeddings
+
+    def score(self, ids: dict[str, Ids], dense_BK: Tensor) -> Tensor:
+        """Return the logits of B samples."""
+
+    def standardize(self, dense_BK: Tensor) -> Tensor:
+        """Return numbers on the scale that the model was trained on."""
+
+
+class ServedProgram(nn.Module):
+    """Vocabulary lookups in front of a model; see the module for inputs and output.
+
+    Args:
+        model: The trained model; it is put into evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.eval()
+        ranker: Ranker = model  # type: ignore[assignment]
+        self.schema = ranker.schema
+        self.vocabularies = {}
+        used = {column.vocabulary for column in self.schema.columns.values()}
+        for number, (space, vocabulary) in enumerate(self.schema.vocabularies.items()):
+            if space not in used:
+                continue
+            # Buffers, so that the saved program holds them as data and not as constants of code.
+            self.register_buffer(f"keys_{number}", vocabulary.keys_V)
+            self.register_buffer(f"index_{number}", vocabulary.index_V)
+            self.vocabularies[space] = replace(
+                vocabulary,
+                keys_V=self.get_buffer(f"keys_{number}"),
+                index_V=self.get_buffer(f"index_{number}"),
+            )
+
+    @property
+    def input_names(self) -> list[str]:
+        """The keys of the input dictionary."""
+        lists = [f"{name}{SIZE}" for name, one in self.schema.columns.items() if one.is_list]
+        return [*self.schema.columns, *lists, *self.schema.dense]
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return click probabilities."""
+        ids: dict[str, Ids] = {}
+        for name, column in self.schema.columns.items():
+            values = inputs[name]
+            if not column.is_list:
+                ids[name] = self._index(name, values)
+                continue
+            sizes_B = inputs[f"{name}{SIZE}"]
+            if column.padding is not None:
+                kept_N = values != column.padding
+                sizes_B = torch.zeros_like(sizes_B).index_add(
+                    0, bag_of_each(sizes_B), kept_N.to(sizes_B.dtype)
+                )
+                values = values[kept_N]
+            ids[name] = Jagged(self._index(name, values), sizes_B)
+        ranker: Ranker = self.model  # type: ignore[assignment]
+        logits_B = ranker.score(ids, ranker.standardize(self._dense(inputs)))
+        return torch.sigmoid(logits_B)
+
+    def _index(self, name: str, values: Tensor) -> Tensor:
+        """Return the indices of raw ids; raw columns have none."""
+        space = self.schema.columns[name].vocabulary
+        if space is None:
+            return values
+        vocabulary = self.vocabularies[space]
+        index = vocabulary.lookup(values)
+        if vocabulary.config.unknown == "error":
+            torch._assert_async((index >= 0).all(), f"column {name}: unknown id")
+        return index
+
+    def _dense(self, inputs: dict[str, Tensor]) -> Tensor:
+        if self.schema.dense:
+            return torch.stack([inputs[name] for name in self.schema.dense], 1)
+        # Its batch size is all that a matrix of no columns says, but it must say it.
+        first, column = next(iter(self.schema.columns.items()))
+        batch = inputs[f"{first}{SIZE}" if column.is_list else first]
+        return batch.unsqueeze(1)[:, :0].to(torch.float32)
