@@ -67,6 +67,11 @@ class AttributeFile:
     lists: dict[str, ListColumn] = field(default_factory=dict)
     """Columns with a list of ids per row."""
 
+    @property
+    def named(self) -> dict[str, IdColumn]:
+        """All attributes by feature name."""
+        return {**self.categorical, **self.lists}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
@@ -106,7 +111,6 @@ class Columns:
                 raise RecembError(
                     f"{where}: vocabulary {shared!r} is not a column with a vocabulary of its own"
                 )
-            if isinstance(column, ListColumn) and (column.max_length or 1) < 1:
-                raise RecembError(
-                    f"{where}: max_length must be at least 1, got {column.max_length}"
-                )
+            length = column.max_length if isinstance(column, ListColumn) else None
+            if length is not None and length < 1:
+                raise RecembError(f"{where}: max_length must be at least 1, got {length}")

@@ -21,6 +21,7 @@ from data.values import (
     ValueAtError,
     as_tensor,
     check_lists,
+    is_text,
     labels,
     numbers,
     raw_ids,
@@ -28,8 +29,12 @@ from data.values import (
 )
 from recemb.errors import RecembError
 from recemb.schema import Schema
+from recemb.vocabulary import Vocabulary
 
 Result = TypeVar("Result")
+
+DIRECT_KEYS = 1 << 20
+"""Vocabularies of integers up to this one are read from a table of 4 MB."""
 
 
 class Encoder:
@@ -45,6 +50,7 @@ class Encoder:
         self.path = path
         self.columns = columns
         self.schema = schema
+        self._direct: dict[str, Tensor | None] = {}
 
     @property
     def file_columns(self) -> list[str]:
@@ -88,11 +94,12 @@ class Encoder:
         return self._index(as_tensor(raw.fill_null(MISSING)), name, values)
 
     def _bags(self, lists: pl.Series, name: str) -> Bags:
-        flat, lengths_N = flatten(
-            lists, self.columns.lists[name], self.schema.columns[name].is_text
-        )
+        text = self.schema.columns[name].is_text
+        if self.path.suffix != ".parquet" and lists.dtype.is_integer() and not text:
+            lists = lists.cast(pl.String)  # a CSV column whose lists have one id at most
+        flat, lengths_N = flatten(lists, self.columns.lists[name], text)
         try:
-            raw = raw_ids(flat, self.schema.columns[name].is_text)
+            raw = raw_ids(flat, text)
             return bags_of(self._index(as_tensor(raw), name, flat), lengths_N)
         except ValueAtError as error:
             raise ValueAtError(error.rule, row_of(error.place, lengths_N)) from None
@@ -103,7 +110,15 @@ class Encoder:
         if space is None:
             return raw_N
         vocabulary = self.schema.vocabularies[space]
-        index_N = vocabulary.lookup(raw_N)
+        if space not in self._direct:
+            self._direct[space] = direct_table(vocabulary)
+        table = self._direct[space]
+        # Place -1 is the table's last: unknown, like the places above the largest key.
+        index_N = (
+            vocabulary.lookup(raw_N)
+            if table is None
+            else table[raw_N.clamp(-1, table.shape[0] - 1)]
+        )
         if vocabulary.config.unknown == "error" and bool((index_N < 0).any()):
             place = int((index_N < 0).int().argmax())
             raise ValueAtError(
@@ -112,6 +127,21 @@ class Encoder:
                 place,
             )
         return index_N.to(torch.int32) if vocabulary.num_ids < 2**31 else index_N
+
+
+def direct_table(vocabulary: Vocabulary) -> Tensor | None:
+    """Return the index of every integer up to one above the largest key; None where it is long.
+
+    Reading it is many times faster than the vocabulary's binary search. Hashed unknown ids differ
+    from each other, so there is no table for them.
+    """
+    low, high = int(vocabulary.keys_V[0]), int(vocabulary.keys_V[-1])
+    if low < 0 or high > max(DIRECT_KEYS, 4 * vocabulary.num_known):
+        return None
+    if vocabulary.config.unknown == "hash":
+        return None
+    dtype = torch.int32 if vocabulary.num_ids < 2**31 else torch.int64
+    return vocabulary.lookup(torch.arange(high + 2)).to(dtype)
 
 
 def flatten(lists: pl.Series, column: ListColumn, text: bool) -> tuple[pl.Series, Tensor]:
@@ -125,7 +155,8 @@ def flatten(lists: pl.Series, column: ListColumn, text: bool) -> tuple[pl.Series
     if lists.dtype == pl.String or lists.dtype == pl.Null:
         lists = split_text(lists.cast(pl.String), column.separator, text)
     lists = check_lists(lists)
-    if column.padding is not None:
+    # Ids of the wrong type have no padding to drop; they are refused when they are converted.
+    if column.padding is not None and isinstance(column.padding, str) == is_text(lists.dtype):
         padding = column.padding
         lists = lists.list.eval(pl.element().filter(pl.element() != padding))
     if column.max_length is not None:

@@ -48,7 +48,8 @@ class TableFile:
             )
         if path.stat().st_size == 0:
             raise RecembError(f"{path}: the file is empty (0 bytes)")
-        self._parquet = path if path.suffix == ".parquet" else _csv_as_parquet(path)
+        self.is_text = path.suffix != ".parquet"
+        self._parquet = _csv_as_parquet(path) if self.is_text else path
         try:
             with pq.ParquetFile(self._parquet) as file:
                 metadata = file.metadata
@@ -84,17 +85,30 @@ class TableFile:
                 table = file.read_row_group(
                     self._groups[group], columns=list(dict.fromkeys(columns))
                 )
-        except (pa.ArrowInvalid, OSError) as error:
+            frame = pl.from_arrow(table)
+        except (pa.ArrowInvalid, OSError, pl.exceptions.PanicException) as error:
             raise RecembError(
                 f"{self.path}: row group {group} cannot be read ({_line(error)}); write it again"
             ) from error
-        frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)
         return frame
 
     def scan(self) -> pl.LazyFrame:
         """Return the file as a lazy frame for streaming aggregation."""
         return pl.scan_parquet(self._parquet)
+
+    def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        """Return the result of a lazy frame made from :meth:`scan`.
+
+        Raises:
+            RecembError: If the bytes on disk are damaged.
+        """
+        try:
+            return frame.collect(engine="streaming")
+        except (pl.exceptions.ComputeError, pl.exceptions.PanicException) as error:
+            raise RecembError(
+                f"{self.path}: cannot be read to its end ({_line(error)}); write it again"
+            ) from error
 
     def first_row(self, group: int) -> int:
         """Return the number of the first row of a row group."""

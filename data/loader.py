@@ -73,11 +73,14 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
+        if epoch != self.epoch:
+            self._delivered = 0
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and how many of its batches have been delivered."""
-        return {"epoch": self.epoch, "batches": self._delivered}
+        epoch, batches = self._resume_at or (self.epoch, self._delivered)
+        return {"epoch": epoch, "batches": batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next iteration of that epoch start after the delivered batches."""
@@ -126,7 +129,8 @@ class Loader:
             full = len(window) - len(window) % self.batch_size
             if number == len(windows) - 1:
                 full = len(window)
-            yield window, order_N[:full]
+            if full:
+                yield window, order_N[:full]
             rest = [window.take(order_N[full:])]
 
     def _plan(self, generator: torch.Generator) -> list[list[int]]:

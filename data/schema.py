@@ -10,7 +10,7 @@ from data.chunk import bags_of
 from data.columns import AttributeFile, Columns, IdColumn, ListColumn, NumberColumn
 from data.encode import flatten, row_of
 from data.files import TableFile
-from data.values import MISSING, ValueAtError, as_tensor, is_text, raw_ids
+from data.values import MISSING, ValueAtError, as_tensor, is_text, raw_ids, refuse_where
 from recemb.errors import RecembError
 from recemb.hashing import hash_string
 from recemb.schema import Attribute, Column, DenseColumn, Schema
@@ -35,9 +35,19 @@ def build_schema(
         RecembError: If a column is missing or of a type that cannot hold what it should.
     """
     columns.check()
+    for name in attributes.named if attributes else ():
+        if name in columns.ids or name in columns.dense:
+            raise RecembError(f"attribute {name!r} is also a column; give each its own name")
     named: dict[str, IdColumn | NumberColumn] = {**columns.ids, **columns.dense}
     file.require([*(column.column or name for name, column in named.items()), columns.label])
     kinds = {name: _check_type(file, name, column) for name, column in columns.ids.items()}
+    for name, lists in columns.lists.items():
+        try:
+            _padding_fits(lists, kinds[name])
+        except ValueAtError as error:
+            raise RecembError(
+                f"{file.path}: column {lists.column or name!r}: {error.rule}"
+            ) from None
     owners = [name for name, column in columns.ids.items() if not (column.raw or column.vocabulary)]
     vocabularies = {}
     for owner in tqdm(owners, "vocabularies", disable=file.num_rows < PROGRESS_ROWS, leave=False):
@@ -70,14 +80,14 @@ def _check_type(file: TableFile, name: str, column: IdColumn) -> bool:
     if isinstance(column, ListColumn):
         if dtype == pl.String:
             parts = pl.col(in_file).str.split(column.separator).list.explode()
-            words = parts.filter((parts != "") & ~parts.str.contains(r"^\d+$"))
-            return bool(file.scan().select(words.len()).collect(engine="streaming").item())
-        if not nested and dtype != pl.Null:
+            words = parts.filter((parts != "") & ~parts.str.contains(r"^-?\d+$"))
+            return bool(file.collect(file.scan().select(words.len())).item())
+        if not (nested or dtype == pl.Null or (file.is_text and dtype.is_integer())):
             raise RecembError(f"{where}: values must be lists, got type {dtype}")
     elif nested:
         raise RecembError(f"{where}: values must be single ids, got {dtype}; declare it in lists")
     inner = dtype.inner if nested else dtype  # type: ignore[attr-defined]
-    text = is_text(inner)
+    text = is_text(inner) and not isinstance(inner, pl.List | pl.Array)
     if not (text or inner.is_integer() or inner in (pl.Boolean, pl.Null)):
         raise RecembError(f"{where}: ids must be integers or strings, got type {dtype}")
     return text
@@ -96,29 +106,41 @@ def count_values(
                 f"{file.path}: columns {name!r} and {owner!r} share a vocabulary, but one holds "
                 "strings and the other integers; convert one"
             )
-    values = pl.concat([_flat_values(file, name, columns.ids[name]) for name in sharing])
-    if not kinds[owner]:
-        values = values.cast(pl.Int64)
-    counted = values.group_by("value").agg(count=pl.len().cast(pl.Int64))
-    return counted.collect(engine="streaming")
+    values = pl.concat(
+        [_flat_values(file, name, columns.ids[name], kinds[owner]) for name in sharing]
+    )
+    return file.collect(values.group_by("value").agg(count=pl.len().cast(pl.Int64)))
 
 
-def _flat_values(file: TableFile, name: str, column: IdColumn) -> pl.LazyFrame:
-    """Return the ids of a column one after the other as strings, ``value``, without nulls."""
+def _flat_values(file: TableFile, name: str, column: IdColumn, text: bool) -> pl.LazyFrame:
+    """Return the ids of a column one after the other, ``value``, without nulls.
+
+    What is no id (an integer above 2^63) is left out: the encoder refuses it by row.
+    """
     in_file = column.column or name
     value = pl.col(in_file)
-    dropped = []
-    if isinstance(column, ListColumn):
-        if file.scan().collect_schema()[in_file] == pl.String:
+    kind = pl.String if text else pl.Int64
+    dtype = file.scan().collect_schema()[in_file]
+    if isinstance(column, ListColumn) and not dtype.is_integer():
+        if dtype == pl.String:
             value = value.str.split(column.separator)
-            dropped.append("")
+        # Padding goes first, as in the encoder: it must not use up max_length.
+        value = value.cast(pl.List(kind), strict=False)
         if column.padding is not None:
-            dropped.append(str(column.padding))
+            value = value.list.eval(pl.element().filter(pl.element() != column.padding))
         if column.max_length is not None:
             value = value.list.tail(column.max_length)
         value = value.list.explode()
-    flat = file.scan().select(value=value.cast(pl.String)).drop_nulls()
-    return flat.filter(~pl.col("value").is_in(dropped)) if dropped else flat
+    flat = file.scan().select(value=value.cast(kind, strict=False)).drop_nulls()
+    empty = isinstance(column, ListColumn) and dtype == pl.String and text
+    return flat.filter(pl.col("value") != "") if empty else flat
+
+
+def _padding_fits(column: ListColumn, text: bool) -> None:
+    """Raise a :class:`ValueAtError` if padding is a string among integers, or the reverse."""
+    if column.padding is not None and isinstance(column.padding, str) != text:
+        kind = "a string" if text else "an integer"
+        raise ValueAtError(f"padding must be {kind} as the ids are, got {column.padding!r}")
 
 
 def _raw_padding(column: IdColumn) -> int | None:
@@ -134,12 +156,21 @@ def _scales(file: TableFile, columns: Columns) -> dict[str, DenseColumn]:
             scales[name] = DenseColumn()
             continue
         in_file = column.column or name
-        if not file.scan().collect_schema()[in_file].is_numeric():
-            raise RecembError(f"{file.path}: column {in_file!r}: values must be numbers")
+        dtype = file.scan().collect_schema()[in_file]
+        if not (dtype.is_numeric() or dtype == pl.Boolean):
+            raise RecembError(
+                f"{file.path}: column {in_file!r}: values must be numbers, got type {dtype}"
+            )
         value = pl.col(in_file).cast(pl.Float64)
-        found = file.scan().select(mean=value.mean(), scale=value.std(ddof=0))
-        mean, scale = found.collect(engine="streaming").row(0)
-        scales[name] = DenseColumn(mean=mean or 0.0, scale=scale or 1.0)
+        found = file.scan().select(
+            value.mean(), sd=value.std(ddof=0), low=value.min(), hi=value.max()
+        )
+        mean, scale, low, high = file.collect(found).row(0)
+        # The deviation of a constant 0.1 comes out as 7e-18, which would blow its rounding up.
+        constant = low == high
+        scales[name] = DenseColumn(
+            mean=(low if constant else mean) or 0.0, scale=1.0 if constant else scale or 1.0
+        )
     return scales
 
 
@@ -155,7 +186,7 @@ def read_attributes(
         RecembError: If the key has no vocabulary, is not distinct, or a value is wrong.
     """
     file = TableFile(folder / described.path)
-    named = {**described.categorical, **described.lists}
+    named = described.named
     file.require([described.key, *(column.column or name for name, column in named.items())])
     if described.key not in vocabularies:
         raise RecembError(
@@ -166,23 +197,25 @@ def read_attributes(
     frame = pl.concat(
         [file.read(group, file.schema.names) for group in range(len(file.group_sizes))]
     )
-    keys = frame[described.key]
-    if keys.is_duplicated().any():
-        place = int(keys.is_duplicated().arg_true()[0])
-        raise RecembError(
-            f"{file.path}: column {described.key!r}, row {place}: keys must be distinct, got "
-            f"{keys[place]!r} twice"
-        )
     found = {}
-    for name, column in named.items():
-        values = frame[column.column or name]
-        try:
-            owner_M = owner.lookup(as_tensor(raw_ids(keys, owner.is_text)))
-            found[name] = _attribute(name, column, values, owner_M, owner)
-        except ValueAtError as error:
-            row = "" if error.place is None else f", row {error.place}"
-            raise RecembError(f"{file.path}: column {values.name!r}{row}: {error.rule}") from None
+    in_file = described.key
+    try:
+        owner_M = owner.lookup(_keys(frame[in_file], owner.is_text))
+        for name, column in named.items():
+            in_file = column.column or name
+            found[name] = _attribute(name, column, frame[in_file], owner_M, owner)
+    except ValueAtError as error:
+        row = "" if error.place is None else f", row {error.place}"
+        raise RecembError(f"{file.path}: column {in_file!r}{row}: {error.rule}") from None
     return found
+
+
+def _keys(keys: pl.Series, text: bool) -> torch.Tensor:
+    """Return the raw ids of the rows of an attribute file."""
+    raw = raw_ids(keys, text)
+    refuse_where(keys.is_null(), keys, "a key must not be null")
+    refuse_where(keys.is_duplicated(), keys, "keys must be distinct")
+    return as_tensor(raw)
 
 
 def _attribute(
@@ -190,17 +223,15 @@ def _attribute(
 ) -> tuple[Vocabulary, Attribute]:
     """Return one attribute; ``owner_M`` holds the owner's index of each row of the file."""
     is_list = isinstance(column, ListColumn)
-    lengths_M = torch.ones(len(values), dtype=torch.int64)
-    text = is_text(values.dtype)
-    if isinstance(column, ListColumn):
-        values, lengths_M = flatten(values, column, text)
+    values, raw, lengths_M = _attribute_ids(column, values)
     known_M = (owner_M >= 0) & (owner_M < owner.num_known)
     weight_M = torch.where(known_M, owner.counts_V[owner_M.clamp(0, owner.num_known - 1)], 0)
     weight_N = torch.repeat_interleave(weight_M, lengths_M)
-    counts = pl.DataFrame({"value": values, "count": weight_N.numpy()})
+    distinct = values.cast(pl.String) if is_text(values.dtype) else raw
+    counts = pl.DataFrame({"value": distinct, "count": weight_N.numpy()})
     counts = counts.drop_nulls().group_by("value").agg(pl.col("count").sum())
     vocabulary = build_vocabulary(name, counts, column.vocabulary_config)
-    index_N = vocabulary.lookup(as_tensor(raw_ids(values, text).fill_null(MISSING)))
+    index_N = vocabulary.lookup(as_tensor(raw.fill_null(MISSING)))
     if bool((index_N < 0).any()):
         place = int((index_N < 0).int().argmax())
         raise ValueAtError(
@@ -215,5 +246,29 @@ def _attribute(
     )
     row_V = torch.full((owner.num_ids,), len(lengths_M), dtype=torch.int64)
     row_V[owner_M[known_M]] = torch.arange(len(lengths_M))[known_M]
+    if vocabulary.config.unknown == "error" and not is_list and len(lengths_M) in row_V:
+        raise ValueAtError(
+            f"not every id of {owner.name!r} has a row (unknown ones never do); set unknown to "
+            "'own'"
+        )
     own = bags.take(row_V)
     return vocabulary, Attribute(owner.name, name, is_list, own.values, own.offsets)
+
+
+def _attribute_ids(
+    column: IdColumn, values: pl.Series
+) -> tuple[pl.Series, pl.Series, torch.Tensor]:
+    """Return the values one after the other, their raw ids, and how many each row has."""
+    text = is_text(values.dtype)
+    if isinstance(column, ListColumn):
+        _padding_fits(column, text)
+        flat, lengths_M = flatten(values, column, text)
+        try:
+            return flat, raw_ids(flat, text), lengths_M
+        except ValueAtError as error:
+            raise ValueAtError(error.rule, row_of(error.place, lengths_M)) from None
+    if isinstance(values.dtype, pl.List | pl.Array):
+        raise ValueAtError(
+            f"values must be single ids, got type {values.dtype}; declare it in lists"
+        )
+    return values, raw_ids(values, text), torch.ones(len(values), dtype=torch.int64)

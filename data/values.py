@@ -1,7 +1,8 @@
 """Values: checks and conversions of the columns of one row group.
 
 A check that fails raises :class:`ValueAtError` with the place of the first wrong value; the reader
-adds file, column and row. A column's values become *raw ids*: int64, the hash where they are strings.
+adds file, column and row. A column's values become *raw ids*: int64, the hash where they are
+strings.
 """
 
 import numpy as np
@@ -133,10 +134,10 @@ def labels(values: pl.Series) -> Tensor:
     """
     if not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
         raise ValueAtError(f"labels must be numbers, got type {values.dtype}")
-    single = values.cast(pl.Float32)
-    wrong = ~single.is_in([0.0, 1.0]) | single.is_null()
+    # In double precision: in single, a label of 1 - 1e-9 would pass for 1.
+    wrong = ~values.cast(pl.Float64).is_in([0.0, 1.0])
     refuse_where(wrong.fill_null(True), values, "a label must be 0 or 1")
-    return torch.from_numpy(single.to_numpy().copy())
+    return torch.from_numpy(values.cast(pl.Float32).to_numpy().copy())
 
 
 def as_tensor(values: pl.Series) -> Tensor:

@@ -49,6 +49,7 @@ class TargetAttention(nn.Module):
         softmax: bool | None = None,
     ) -> None:
         super().__init__()
+        self.dim = dim
         self.form = form
         self.softmax = form == "concatenation" if softmax is None else softmax
         pair_dim = 4 * dim if form == "concatenation" else 2 * dim + dim * dim
@@ -61,7 +62,7 @@ class TargetAttention(nn.Module):
 
     def affine(self, target_Bd: Tensor) -> tuple[Tensor, Tensor]:
         """Return A(q) (B, d, H) and b(q) (B, H) of the first layer."""
-        dim = target_Bd.shape[1]
+        dim = self.dim
         if self.form == "concatenation":
             q_Hd, k_Hd, difference_Hd, product_Hd = self.first.weight.split(dim, dim=1)
             matrix = (k_Hd - difference_Hd).t() + product_Hd.t() * target_Bd.unsqueeze(2)
@@ -82,10 +83,14 @@ class TargetAttention(nn.Module):
         """
         matrix_BdH, bias_BH = self.affine(target_Bd)
         hidden_BLH = torch.baddbmm(bias_BH.unsqueeze(1), history_BLd, matrix_BdH)
-        hidden = self.activate(hidden_BLH.flatten(0, 1))
-        score_BL = self.rest(hidden).view_as(mask_BL)
+        # Only real pairs go on: padding would cost time and shift the statistics of Dice.
+        real_N = mask_BL.flatten().nonzero().squeeze(1)
+        hidden_NH = self.activate(hidden_BLH.flatten(0, 1).index_select(0, real_N))
+        score_N = self.rest(hidden_NH).squeeze(1)
+        weight_BL = hidden_BLH.new_zeros(mask_BL.shape).flatten()
+        weight_BL = weight_BL.index_put((real_N,), score_N).view_as(mask_BL)
         if self.softmax:
-            score_BL = (score_BL / target_Bd.shape[1] ** 0.5).masked_fill(~mask_BL, -1e9)
-            score_BL = score_BL.softmax(1)
-        weight_BL = score_BL.masked_fill(~mask_BL, 0.0)
+            weight_BL = (weight_BL / self.dim**0.5).masked_fill(~mask_BL, -1e9).softmax(1)
+            # A row of padding alone has equal weights; it must have none.
+            weight_BL = weight_BL.masked_fill(~mask_BL, 0.0)
         return torch.bmm(weight_BL.unsqueeze(1), history_BLd).squeeze(1)

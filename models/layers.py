@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Activation = Literal["relu", "sigmoid", "prelu", "dice"]
 """What a hidden layer applies."""
@@ -35,7 +36,13 @@ class Dice(nn.Module):
 
     def forward(self, values_BD: Tensor) -> Tensor:
         """Return f of (B, D) values."""
-        p_BD = torch.sigmoid(self.normalize(values_BD))
+        if self.training and values_BD.shape[0] < 2:
+            # One value has no variance (a batch with one history item): moving averages serve.
+            mean_D, variance_D = self.normalize.running_mean, self.normalize.running_var
+            normal_BD = F.batch_norm(values_BD, mean_D, variance_D, eps=self.normalize.eps)
+        else:
+            normal_BD = self.normalize(values_BD)
+        p_BD = torch.sigmoid(normal_BD)
         return values_BD * torch.lerp(self.slope_D.expand_as(p_BD), p_BD.new_ones(()), p_BD)
 
 

@@ -32,10 +32,12 @@ class AttributeLookup(nn.Module):
     def __init__(self, attributes: Mapping[str, Attribute]) -> None:
         super().__init__()
         self.attributes = dict(attributes)
-        for name, attribute in attributes.items():
+        # By number: a buffer's name may not hold a dot, a feature's may.
+        self._numbers = {name: number for number, name in enumerate(attributes)}
+        for number, attribute in enumerate(attributes.values()):
             # The schema saves them; a second copy in the state dict would only be larger.
-            self.register_buffer(f"{name}_values_M", attribute.values_M, persistent=False)
-            self.register_buffer(f"{name}_offsets_V", attribute.offsets_V, persistent=False)
+            self.register_buffer(f"values_{number}", attribute.values_M, persistent=False)
+            self.register_buffer(f"offsets_{number}", attribute.offsets_V, persistent=False)
 
     def of_owner(self, space: str) -> list[str]:
         """Return the names of the attributes that describe an id space."""
@@ -45,8 +47,8 @@ class AttributeLookup(nn.Module):
         """Return, per attribute of ``space``, one id per owner or a bag of ids per owner."""
         found: dict[str, Tensor | Jagged] = {}
         for name in self.of_owner(space):
-            values_M = self.get_buffer(f"{name}_values_M")
-            offsets_V = self.get_buffer(f"{name}_offsets_V")
+            values_M = self.get_buffer(f"values_{self._numbers[name]}")
+            offsets_V = self.get_buffer(f"offsets_{self._numbers[name]}")
             starts_N = offsets_V[owners_N]
             if not self.attributes[name].is_list:
                 found[name] = values_M[starts_N]

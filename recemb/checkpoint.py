@@ -5,7 +5,9 @@ hash, the schema (vocabularies, attributes, number scales) and the state of torc
 generator. So a checkpoint alone rebuilds the model, and a resumed run continues bit for bit.
 """
 
+import math
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from recemb.errors import RecembError
@@ -41,6 +44,45 @@ class WholeFileIO(TorchCheckpointIO):
                 f"{path}: the checkpoint could not be written ({error.strerror or error}); the "
                 "previous one is untouched"
             ) from error
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keep the best checkpoint by validation and the last one, also when a run goes on elsewhere.
+
+    A resumed run has a folder of its own. Lightning would forget the best score there, and so could
+    end with a worse model than it was resumed from; here the best checkpoint so far moves along.
+
+    Args:
+        folder: Where checkpoints go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            dirpath=str(folder),
+            filename="best",
+            monitor="val/auc",
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best score, and copy its checkpoint where it lay in another folder."""
+        state = {**state_dict, "dirpath": self.dirpath, "last_model_path": ""}
+        best = Path(state["best_model_path"] or "none")
+        if state_dict["dirpath"] != self.dirpath:
+            kept: dict[str, Any] = {}
+            if best.is_file():
+                copy = Path(str(self.dirpath)) / best.name
+                with whole_file(copy) as temporary:
+                    shutil.copyfile(best, temporary)
+                kept = {str(copy): state["best_model_score"]}
+            path = next(iter(kept), "")
+            state |= {"best_model_path": path, "kth_best_model_path": path, "best_k_models": kept}
+            state |= (
+                {} if kept else {"best_model_score": None, "kth_value": torch.tensor(-math.inf)}
+            )
+        super().load_state_dict(state)
 
 
 class Header(Callback):

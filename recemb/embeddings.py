@@ -18,6 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from recemb.errors import RecembError
 from recemb.features import Feature
 from recemb.jagged import Jagged, sizes_of, split_rows
 from recemb.pooling import Pooling, pool
@@ -94,7 +95,13 @@ class Embeddings(nn.Module):
 
         Returns:
             Per feature (B, D), pooled; or a ``Jagged`` of vectors where its pooling is ``none``.
+
+        Raises:
+            RecembError: If the ids of a feature are missing.
         """
+        missing = [name for name in self.dims if name not in ids]
+        if missing:
+            raise RecembError(f"feature {missing[0]!r}: its ids are missing, got {sorted(ids)}")
         vectors: dict[str, Vectors] = {}
         for group in self.groups:
             vectors.update(group(ids, self.rows))
@@ -142,6 +149,9 @@ class _Group(nn.Module):
         reads = torch.tensor([member.feature.reads for member in members])
         self.register_buffer("reads_F", reads, persistent=False)
         self.reads_F: Tensor
+        last = torch.tensor([len(block) for block in self.blocks]).cumsum(0) - 1
+        self.register_buffer("last_of_block", last, persistent=False)
+        self.last_of_block: Tensor
 
     def forward(self, ids: Mapping[str, Ids], rows: RowsStore) -> dict[str, Vectors]:
         asked = [ids[name] for name in self.names]
@@ -167,9 +177,7 @@ class _Group(nn.Module):
         """Cut the gathered rows of each part into those of each block."""
         if len(self.blocks) == 1:
             return [parts]
-        members = torch.tensor([len(block) for block in self.blocks], device=read_sizes_F.device)
-        ends = members.cumsum(0) - 1
-        totals = read_sizes_F.cumsum(0)[ends]
+        totals = read_sizes_F.cumsum(0)[self.last_of_block]
         sizes = torch.cat([totals[:1], totals[1:] - totals[:-1]])
         return [list(cut) for cut in zip(*(split_rows(part, sizes) for part in parts), strict=True)]
 

@@ -93,7 +93,9 @@ class Schema:
     def num_ids(self, feature: str) -> int | None:
         """Return how many ids a feature has, or None where raw 64-bit values are its ids."""
         space = self.id_space(feature)
-        return self.vocabularies[space].num_ids if space in self.vocabularies else None
+        if feature not in self.attributes and self.columns[feature].vocabulary is None:
+            return None
+        return self.vocabularies[space].num_ids
 
     def is_list(self, feature: str) -> bool:
         """Return whether a sample (or an attribute's owner) may hold any number of ids."""

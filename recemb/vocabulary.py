@@ -7,7 +7,7 @@ a binary search in a sorted int64 tensor: the same operation in training and in 
 Shapes: V known values, N values looked up.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import polars as pl
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recemb.errors import RecembError
-from recemb.hashing import hash_strings, rows_of
+from recemb.hashing import MAX_ROWS, hash_strings, rows_of
 
 Unknown = Literal["own", "hash", "error"]
 """What an unknown value gets: one index of its own for all, a hashed index, or an error."""
@@ -38,6 +38,10 @@ class VocabularyConfig:
         for name in ("min_count", "num_unknown"):
             if getattr(self, name) < 1:
                 raise RecembError(f"{where}: {name} must be at least 1, got {getattr(self, name)}")
+        if self.num_unknown > MAX_ROWS:
+            raise RecembError(
+                f"{where}: num_unknown must be at most {MAX_ROWS}, got {self.num_unknown}"
+            )
         if self.unknown not in ("own", "hash", "error"):
             raise RecembError(
                 f"{where}: unknown must be 'own', 'hash' or 'error', got {self.unknown!r}"
@@ -63,11 +67,11 @@ class Vocabulary:
     counts_V: Tensor
     config: VocabularyConfig
     is_text: bool
+    num_known: int = field(init=False)
+    """V. Kept as a number, because the shape of a tensor is a tensor while a program is traced."""
 
-    @property
-    def num_known(self) -> int:
-        """V, the number of known values."""
-        return self.keys_V.shape[0]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_known", self.keys_V.shape[0])
 
     @property
     def num_ids(self) -> int:
@@ -77,8 +81,7 @@ class Vocabulary:
 
     def lookup(self, values_N: Tensor) -> Tensor:
         """Return the index of each raw value: (N,) int64; -1 for an unknown one under ``error``."""
-        # An empty vocabulary still needs one key to compare with; nothing is ever found there.
-        place_N = torch.searchsorted(self.keys_V, values_N).clamp(max=max(self.num_known - 1, 0))
+        place_N = torch.searchsorted(self.keys_V, values_N).clamp(max=self.num_known - 1)
         known_N = self.keys_V[place_N] == values_N
         return torch.where(known_N, self.index_V[place_N], self._index_of_unknown(values_N))
 

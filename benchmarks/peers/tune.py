@@ -14,7 +14,7 @@ from run import BenchmarkError, open_bench, run_fuxictr
 TRIALS = (
     {"use_softmax": False, "embedding_regularizer": 0.0, "epochs": 2},
     {"use_softmax": True, "embedding_regularizer": 0.0, "epochs": 2},
-    {"use_softmax": False, "embedding_regularizer": 1e-5, "epochs": 2},
+    {"use_softmax": True, "embedding_regularizer": 1e-5, "epochs": 2},
 )
 
 

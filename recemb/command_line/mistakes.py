@@ -40,7 +40,8 @@ def _table_mistake(arguments: list[str]) -> str | None:
         try:
             tables = config["model"]["init_args"]["tables"]
             for name, settings in tables.items():
-                table_config(name, settings)
+                # A run's own config.yaml has the parser's form: class_path and init_args.
+                table_config(name, settings.get("init_args", settings))
         except RecembError as error:
             return str(error)
         except (KeyError, TypeError, AttributeError):

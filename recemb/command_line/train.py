@@ -13,7 +13,6 @@ import polars as pl
 import torch
 import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -25,6 +24,7 @@ from recemb.accounting import (
     training_bytes,
 )
 from recemb.checkpoint import (
+    BestCheckpoint,
     Header,
     WholeFileIO,
     check_same_config,
@@ -171,14 +171,7 @@ class TrainingCLI(LightningCLI):
             )
         callbacks = config.get("callbacks") or []
         callbacks = list(callbacks if isinstance(callbacks, list) else [callbacks])
-        self.best = ModelCheckpoint(
-            dirpath=str(folder / "checkpoints"),
-            filename="best",
-            monitor="val/auc",
-            mode="max",
-            save_last=True,
-            enable_version_counter=False,
-        )
+        self.best = BestCheckpoint(folder / "checkpoints")
         header = Header(self.plain, self.datamodule.schema)
         config["callbacks"] = [*callbacks, self.throughput, header]
         if self.verb == "fit":

@@ -6,6 +6,7 @@ rows, sums duplicate gradients and writes the block back is the rows store's bus
 Shapes: U touched rows (distinct), D elements per row.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +26,10 @@ class RowsOptimizer(ABC):
 
     def check(self, where: str) -> None:
         """Raise a :class:`RecembError` that starts with ``where`` if a setting is out of range."""
-        if not self.learning_rate > 0:
-            raise RecembError(f"{where}: learning_rate must be above 0, got {self.learning_rate}")
+        for name in ("learning_rate", "eps"):
+            value = getattr(self, name, 1.0)
+            if not 0 < value < math.inf:
+                raise RecembError(f"{where}: {name} must be above 0, got {value}")
 
     @abstractmethod
     def state_dims(self, dim: int) -> dict[str, int]:

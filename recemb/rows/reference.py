@@ -41,9 +41,12 @@ class ReferenceRowsStore(RowsStore):
         """Index each table with its block of row numbers."""
         blocks = []
         for name, rows in zip(tables, rows_T.split(sizes_F.tolist()), strict=True):
-            if torch.is_grad_enabled():
-                self.touched[self.index[name]].update(rows.tolist())
-            blocks.append(self.weights[self.index[name]][rows])
+            block = self.weights[self.index[name]][rows]
+            if block.requires_grad:
+                # Read is not touched: only what a backward pass reaches is updated.
+                touched = self.touched[self.index[name]]
+                block.register_hook(lambda _, t=touched, r=rows: t.update(r.tolist()))
+            blocks.append(block)
         return torch.cat(blocks)
 
     @torch.no_grad()

@@ -94,3 +94,8 @@ def check_entries(what: str, got: Mapping[str, Tensor], wanted: Mapping[str, Ten
                 f"{what}: table {name!r} must have shape {tuple(wanted[name].shape)}, got "
                 f"{tuple(got[name].shape)}; it was saved by another configuration"
             )
+        if got[name].dtype != wanted[name].dtype:
+            raise RecembError(
+                f"{what}: table {name!r} must be {wanted[name].dtype}, got {got[name].dtype}; "
+                "convert it first"
+            )

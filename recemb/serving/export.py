@@ -55,7 +55,7 @@ def export(model: nn.Module, schema: Schema, output: Path) -> dict[str, object]:
     """Write a model as TorchScript after checking that it says the same.
 
     Args:
-        model: Trained, on the CPU.
+        model: Trained, on the CPU. It is left in evaluation mode, its parameters frozen.
         schema: Of its data.
         output: The file; it is written whole or not at all.
 
@@ -66,14 +66,16 @@ def export(model: nn.Module, schema: Schema, output: Path) -> dict[str, object]:
     Raises:
         RecembError: If the program and the model disagree, or the file cannot be written.
     """
-    program = ServedProgram(model)
+    program = ServedProgram(model.requires_grad_(False))
     buffer = io.BytesIO()
     inputs = describe(schema)
     with torch.no_grad():
         traced = trace(program)
-    torch.jit.save(traced, buffer, _extra_files={DESCRIPTION: json.dumps(inputs, indent=1)})
-    loaded = torch.jit.load(io.BytesIO(buffer.getvalue()))
-    parity = check_parity(loaded, program.model, schema)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(traced, buffer, _extra_files={DESCRIPTION: json.dumps(inputs, indent=1)})
+        loaded = torch.jit.load(io.BytesIO(buffer.getvalue()))
+    parity = check_parity(loaded, model.eval(), schema)
     try:
         with whole_file(output) as temporary:
             temporary.write_bytes(buffer.getvalue())

@@ -47,9 +47,15 @@ class ServedProgram(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model.eval()
-        ranker: Ranker = model  # type: ignore[assignment]
+        ranker: Ranker = model.eval()  # type: ignore[assignment]
         self.schema = ranker.schema
+        self._score, self._standardize = ranker.score, ranker.standardize
+        # The parts of the model and not the model: what it has for training alone stays out.
+        self.parts = nn.ModuleDict(
+            {name: part for name, part in model.named_children() if name != "metrics"}
+        )
+        for name, buffer in model.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
         self.vocabularies = {}
         used = {column.vocabulary for column in self.schema.columns.values()}
         for number, (space, vocabulary) in enumerate(self.schema.vocabularies.items()):
@@ -86,8 +92,7 @@ class ServedProgram(nn.Module):
                 )
                 values = values[kept_N]
             ids[name] = Jagged(self._index(name, values), sizes_B)
-        ranker: Ranker = self.model  # type: ignore[assignment]
-        logits_B = ranker.score(ids, ranker.standardize(self._dense(inputs)))
+        logits_B = self._score(ids, self._standardize(self._dense(inputs)))
         return torch.sigmoid(logits_B)
 
     def _index(self, name: str, values: Tensor) -> Tensor:

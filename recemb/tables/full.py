@@ -13,6 +13,7 @@ from typing import Literal
 from torch import Tensor
 
 from recemb.errors import RecembError
+from recemb.jagged import is_tracing
 from recemb.tables.kind import (
     IdSpace,
     PhysicalTable,
@@ -68,14 +69,32 @@ class FullKind(TableKind):
     """Adds where a feature's table starts to its ids."""
 
     base_F: Tensor
+    num_rows_F: Tensor
 
     def __init__(self, features: Sequence[TableFeature]) -> None:
         super().__init__()
+        self.features = list(features)
+        counts = int_buffer([feature.parts[0].num_rows for feature in features])
+        self.register_buffer("num_rows_F", counts, persistent=False)
         bases = int_buffer([feature.base_rows[0] for feature in features])
         self.register_buffer("base_F", bases, persistent=False)
 
     def encode(self, ids_N: Tensor, feature_N: Tensor) -> tuple[Tensor, ...]:
-        """Return ``id + base``."""
+        """Return ``id + base``.
+
+        Raises:
+            RecembError: On the CPU, at an id that the table has no row for; it would read another
+                table's. (A GPU would have to be waited for.)
+        """
+        if ids_N.device.type == "cpu" and not is_tracing():
+            outside_N = (ids_N < 0) | (ids_N >= spread(self.num_rows_F, feature_N))
+            if bool(outside_N.any()):
+                place = int(outside_N.int().argmax())
+                feature = self.features[int(feature_N[place])]
+                raise RecembError(
+                    f"feature {feature.name!r}: ids of table {feature.table!r} must be in "
+                    f"0..{feature.parts[0].num_rows - 1}, got {int(ids_N[place])}"
+                )
         return (ids_N + spread(self.base_F, feature_N),)
 
     def compose(self, parts: tuple[Tensor, ...], feature: TableFeature) -> Tensor:

@@ -10,8 +10,10 @@ Source: Weinberger et al., "Feature Hashing for Large Scale Multitask Learning",
 hashes: Svenstrup et al., "Hash Embeddings", NeurIPS 2017 (here without learned weights).
 """
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar, Literal
 
 import torch
@@ -87,8 +89,8 @@ class Hashed(TableConfig):
         known = [count for count in counts if count is not None]
         if len(known) < len(counts):
             raise RecembError(f"{where}: share needs a vocabulary, got raw ids; set num_rows")
-        # The ceiling in integers of a float product, guarded against 0.1 * 30 = 3.0000000000000004.
-        return max(1, -int(-(sum(known) * self.share - 1e-9) // 1))
+        # Exact: the ceiling of the float product makes 4 of 0.1 * 30 = 3.0000000000000004.
+        return math.ceil(sum(known) * Fraction(str(self.share)))
 
     def output_dim(self, lookups: int) -> int:
         """Return ``dim``."""

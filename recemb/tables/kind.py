@@ -11,6 +11,7 @@ Shapes: F features of the module, N ids of all of them (feature by feature), T >
 id may read several, one after the other), d elements per row, D elements per vector.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class TableConfig(ABC):
         """Raise a :class:`RecembError` that starts with ``where`` if a setting is out of range."""
         if self.dim < 1:
             raise RecembError(f"{where}: dim must be at least 1, got {self.dim}")
-        if not self.init_scale > 0:
+        if not 0 < self.init_scale < math.inf:
             raise RecembError(f"{where}: init_scale must be above 0, got {self.init_scale}")
 
     @abstractmethod

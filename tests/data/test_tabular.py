@@ -1,0 +1,150 @@
+"""The data module: all that is learned comes from training, all files are checked before it."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from data.columns import AttributeFile, IdColumn, ListColumn, NumberColumn
+from data.tabular import Tabular
+from recemb.errors import RecembError
+
+TRAIN = pl.DataFrame({"a": [1, 1, 2, 2], "d": [0.0, 2.0, 0.0, 2.0], "y": [0, 1, 0, 1]})
+OTHER = pl.DataFrame({"a": [3, 3, 3, 1], "d": [50.0, 50.0, 50.0, 50.0], "y": [0, 1, 0, 1]})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with the three files of a data set."""
+    TRAIN.write_parquet(tmp_path / "train.parquet", row_group_size=2)
+    OTHER.write_parquet(tmp_path / "validation.parquet", row_group_size=2)
+    OTHER.write_parquet(tmp_path / "test.parquet", row_group_size=2)
+    return tmp_path
+
+
+def tabular(folder: Path, **changed: Any) -> Tabular:
+    chosen = {
+        "label": "y",
+        "categorical": {"a": IdColumn()},
+        "dense": {"d": NumberColumn()},
+        **changed,
+    }
+    return Tabular(folder=str(folder), **chosen)
+
+
+def test_the_schema_is_learned_from_training_alone(folder: Path) -> None:
+    data = tabular(folder)
+    data.setup("fit")
+    assert data.schema.vocabularies["a"].keys_V.tolist() == [1, 2]
+    assert data.schema.vocabularies["a"].counts_V.tolist() == [2, 2]
+    assert (data.schema.dense["d"].mean, data.schema.dense["d"].scale) == (1.0, 1.0)
+    (batch,) = data.val_dataloader()
+    assert batch.ids["a"].values().tolist() == [2, 2, 2, 0]
+
+
+@pytest.mark.parametrize("stage", ["validation", "test"])
+@pytest.mark.parametrize(
+    ("column", "rule"),
+    [
+        (pl.Series("a", [1, 1, 1, -4]), "column 'a', row 3: ids must not be negative, got -4"),
+        (pl.Series("y", [0, 1, 0, 5]), "column 'y', row 3: a label must be 0 or 1, got 5"),
+        (pl.Series("d", [0.0, 0.0, None, 0.0]), "column 'd', row 2: a number must not be null"),
+    ],
+    ids=["id", "label", "number"],
+)
+def test_fit_checks_the_other_files_before_training(
+    folder: Path, stage: str, column: pl.Series, rule: str
+) -> None:
+    OTHER.with_columns(column).write_parquet(folder / f"{stage}.parquet", row_group_size=2)
+    with pytest.raises(RecembError, match=rf"/{stage}\.parquet: {rule}"):
+        tabular(folder).setup("fit")
+
+
+@pytest.mark.parametrize("stage", ["train", "validation", "test"])
+def test_fit_needs_all_three_files(folder: Path, stage: str) -> None:
+    (folder / f"{stage}.parquet").unlink()
+    with pytest.raises(RecembError, match=rf"/{stage}\.parquet: there is no such file"):
+        tabular(folder).setup("fit")
+
+
+@pytest.mark.parametrize("stage", ["train", "validation", "test"])
+def test_fit_needs_all_columns_in_all_files(folder: Path, stage: str) -> None:
+    pl.read_parquet(folder / f"{stage}.parquet").drop("d").write_parquet(
+        folder / f"{stage}.parquet"
+    )
+    with pytest.raises(RecembError, match=rf"/{stage}\.parquet: column 'd' is missing"):
+        tabular(folder).setup("fit")
+
+
+@pytest.mark.parametrize(("verb", "unneeded"), [("validate", "test"), ("test", "validation")])
+def test_other_verbs_open_only_what_they_need(folder: Path, verb: str, unneeded: str) -> None:
+    (folder / f"{unneeded}.parquet").unlink()
+    tabular(folder).setup(verb)
+
+
+def test_predict_reads_the_test_file(folder: Path) -> None:
+    data = tabular(folder)
+    data.setup("predict")
+    assert data.predict_dataloader() is data.test_dataloader()
+
+
+@pytest.mark.parametrize("name", ["batch_size", "eval_batch_size"])
+@pytest.mark.parametrize("size", [0, -1])
+def test_batch_size_must_be_positive(folder: Path, name: str, size: int) -> None:
+    with pytest.raises(RecembError, match=f"data: {name} must be at least 1, got {size}"):
+        tabular(folder, **{name: size})
+
+
+def test_training_is_shuffled_and_the_rest_is_not(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"a": range(100), "y": [0, 1] * 50})
+    for stage in ("train", "validation", "test"):
+        rows.write_parquet(tmp_path / f"{stage}.parquet", row_group_size=30)
+    data = tabular(
+        tmp_path, categorical={"a": IdColumn(raw=True)}, dense=None, batch_size=10,
+        eval_batch_size=15,
+    )  # fmt: skip
+    data.setup("fit")
+    seen = {
+        stage: [batch.ids.values() for batch in loader]
+        for stage, loader in (
+            ("train", data.train_dataloader()),
+            ("validation", data.val_dataloader()),
+            ("test", data.test_dataloader()),
+        )
+    }
+    assert [len(batch) for batch in seen["train"]] == [10] * 10
+    assert [len(batch) for batch in seen["validation"]] == [15] * 6 + [10]
+    rows = {stage: torch.cat(batches).tolist() for stage, batches in seen.items()}
+    assert rows["train"] != list(range(100))
+    assert sorted(rows["train"]) == list(range(100))
+    assert rows["validation"] == rows["test"] == list(range(100))
+
+
+def test_files_may_be_text_and_have_other_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECEMB_CACHE", str(tmp_path / "cache"))
+    TRAIN.write_csv(tmp_path / "learn.csv")
+    OTHER.write_csv(tmp_path / "tune.tsv", separator="\t")
+    OTHER.write_parquet(tmp_path / "judge.parquet")
+    data = tabular(tmp_path, train="learn.csv", validation="tune.tsv", test="judge.parquet")
+    data.setup("fit")
+    (validation,), (test,) = data.val_dataloader(), data.test_dataloader()
+    assert validation.ids.values().tolist() == test.ids.values().tolist() == [2, 2, 2, 0]
+    assert validation.dense_BK.tolist() == test.dense_BK.tolist() == [[50.0]] * 4
+
+
+def test_home_folder_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    assert tabular(Path("~")).file("train").num_rows == 4
+
+
+def test_attributes_lie_in_the_data_folder(folder: Path) -> None:
+    about = pl.DataFrame({"a": [1, 2], "tags": [[7], [7, 8]]})
+    about.write_parquet(folder / "about.parquet")
+    attributes = AttributeFile(path="about.parquet", key="a", lists={"tags": ListColumn()})
+    found = tabular(folder, attributes=attributes).schema.attributes["tags"]
+    assert found.values_M.tolist() == [0, 0, 1]
+    assert found.offsets_V.tolist() == [0, 1, 3, 3]

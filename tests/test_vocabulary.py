@@ -1,0 +1,157 @@
+"""Vocabularies against hand-ranked counts and a dictionary."""
+
+import io
+
+import polars as pl
+import pytest
+import torch
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recemb.errors import RecembError
+from recemb.hashing import rows_of_one
+from recemb.vocabulary import Vocabulary, VocabularyConfig, build_vocabulary
+
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+
+def _counts(counts: dict[int, int] | dict[str, int]) -> pl.DataFrame:
+    return pl.DataFrame({"value": list(counts), "count": list(counts.values())})
+
+
+def _build(counts: dict[int, int] | dict[str, int], **settings: object) -> Vocabulary:
+    return build_vocabulary("item", _counts(counts), VocabularyConfig(**settings))
+
+
+def _lookup(vocabulary: Vocabulary, values: list[int]) -> list[int]:
+    return vocabulary.lookup(torch.tensor(values, dtype=torch.int64)).tolist()
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(xxhash.xxh64(text.encode()).digest(), "big", signed=True)
+
+
+def test_indices_follow_falling_count() -> None:
+    vocabulary = _build({30: 5, 10: 9, 40: 1, 20: 7})
+    assert _lookup(vocabulary, [10, 20, 30, 40]) == [0, 1, 2, 3]
+
+
+def test_equal_counts_follow_the_key() -> None:
+    vocabulary = _build({30: 5, -10: 5, 20: 5, 7: 6})
+    assert _lookup(vocabulary, [7, -10, 20, 30]) == [0, 1, 2, 3]
+
+
+def test_counts_are_those_of_the_indices() -> None:
+    assert _build({30: 5, 10: 9, 40: 1}).counts_V.tolist() == [9, 5, 1]
+
+
+def test_keys_ascend() -> None:
+    assert _build({30: 5, -10: 9, 40: 1}).keys_V.tolist() == [-10, 30, 40]
+
+
+def test_lookup_is_a_bijection_onto_the_known_indices() -> None:
+    counts = {key * 17 % 1009 - 500: key % 7 + 1 for key in range(200)}
+    vocabulary = _build(counts)
+    assert sorted(_lookup(vocabulary, list(counts))) == list(range(200))
+
+
+def test_min_count_keeps_what_reaches_it() -> None:
+    vocabulary = _build({30: 5, 10: 9, 40: 4}, min_count=5)
+    assert vocabulary.num_known == 2
+    assert _lookup(vocabulary, [10, 30, 40]) == [0, 1, 2]
+
+
+def test_unknown_own_share_one_further_index() -> None:
+    vocabulary = _build({30: 5, 10: 9}, unknown="own", num_unknown=8)
+    assert vocabulary.num_ids == 3
+    assert _lookup(vocabulary, [99, -1, 20]) == [2, 2, 2]
+
+
+def test_unknown_hash_go_to_hashed_further_indices() -> None:
+    vocabulary = _build({30: 5, 10: 9}, unknown="hash", num_unknown=8)
+    unknown = [value for value in range(-50, 50) if value not in (10, 30)]
+    assert vocabulary.num_ids == 10
+    assert _lookup(vocabulary, unknown) == [2 + rows_of_one(value, 0, 8) for value in unknown]
+    assert _lookup(vocabulary, [10, 30]) == [0, 1]
+
+
+def test_unknown_error_is_minus_one() -> None:
+    vocabulary = _build({30: 5, 10: 9}, unknown="error")
+    assert vocabulary.num_ids == 2
+    assert _lookup(vocabulary, [10, 11, 30]) == [0, -1, 1]
+
+
+def test_text_is_known_by_its_hash() -> None:
+    vocabulary = _build({"b": 1, "a": 3, "\u00e9": 2})
+    assert vocabulary.is_text
+    assert _lookup(vocabulary, [_hash(text) for text in ("a", "\u00e9", "b", "z")]) == [0, 1, 2, 3]
+
+
+def test_text_of_equal_counts_follows_the_signed_hash() -> None:
+    words = ["ant", "bee", "cat", "dog", "eel"]
+    ranked = sorted(words, key=_hash)
+    assert _lookup(_build(dict.fromkeys(words, 2)), [_hash(word) for word in ranked]) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+def test_integers_are_no_text() -> None:
+    assert not _build({1: 1}).is_text
+
+
+def test_nothing_left_is_refused() -> None:
+    with pytest.raises(
+        RecembError, match=r"^vocabulary 'item': no value is seen min_count=10 times in training"
+    ):
+        _build({30: 5, 10: 9}, min_count=10)
+
+
+def test_two_strings_of_one_hash_are_refused() -> None:
+    # No two such strings are known; the same one twice takes the same path.
+    counts = pl.DataFrame({"value": ["a", "a"], "count": [2, 1]})
+    with pytest.raises(RecembError, match=r"^vocabulary 'item': two strings have the same 64-bit"):
+        build_vocabulary("item", counts, VocabularyConfig())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_count": 0}, "min_count must be at least 1, got 0"),
+        ({"num_unknown": -2}, "num_unknown must be at least 1, got -2"),
+        ({"unknown": "drop"}, "unknown must be 'own', 'hash' or 'error', got 'drop'"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(RecembError, match=f"^vocabulary 'item': {message}$"):
+        _build({1: 1}, **settings)
+
+
+@pytest.mark.parametrize("unknown", ["own", "hash", "error"])
+def test_state_round_trip_through_a_safe_load(unknown: str) -> None:
+    vocabulary = _build({30: 5, 10: 9, 20: 1}, unknown=unknown, num_unknown=4, min_count=2)
+    file = io.BytesIO()
+    torch.save(vocabulary.state(), file)
+    file.seek(0)
+    loaded = Vocabulary.from_state(torch.load(file, weights_only=True))
+    values = [10, 20, 30, 77]
+    assert _lookup(loaded, values) == _lookup(vocabulary, values)
+    assert (loaded.name, loaded.config, loaded.is_text) == ("item", vocabulary.config, False)
+    assert loaded.counts_V.tolist() == [9, 5]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.dictionaries(st.integers(INT64_MIN, INT64_MAX), st.integers(1, 5), min_size=1, max_size=40),
+    st.lists(st.integers(INT64_MIN, INT64_MAX), max_size=40),
+)
+def test_lookup_equals_a_dictionary(counts: dict[int, int], others: list[int]) -> None:
+    ranked = sorted(counts, key=lambda key: (-counts[key], key))
+    index = {key: rank for rank, key in enumerate(ranked)}
+    near = [max(INT64_MIN, min(counts) - 1), min(INT64_MAX, max(counts) + 1)]
+    asked = [*counts, *others, *near, INT64_MIN, INT64_MAX]
+    assert _lookup(_build(counts), asked) == [index.get(key, len(counts)) for key in asked]
