@@ -17,6 +17,8 @@ from recemb.errors import RecembError
 from recemb.files import whole_file
 
 ROW_GROUP = 65_536
+PROGRESS_ROWS = 1_000_000
+"""Files with fewer rows are read too fast for a progress bar to be of use."""
 
 
 def cache_root() -> Path:

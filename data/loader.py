@@ -9,17 +9,19 @@ Batches are made by a thread of their own, a few ahead of the model: reading, lo
 indexing release Python's lock.
 """
 
+import atexit
 import math
 import queue
 import threading
 from collections.abc import Iterator
 
 import torch
+from tqdm import tqdm
 
 from data.batch import Batch, batch_of
 from data.chunk import Chunk, concatenate
 from data.encode import Encoder
-from data.files import TableFile
+from data.files import PROGRESS_ROWS, TableFile
 
 
 class Loader:
@@ -99,7 +101,9 @@ class Loader:
 
     def fill_cache(self) -> None:
         """Encode, and so check, row groups until all are cached or the cache is full."""
-        for group in range(len(self.file.group_sizes)):
+        groups = range(len(self.file.group_sizes))
+        quick = self.file.num_rows < PROGRESS_ROWS
+        for group in tqdm(groups, f"reading {self.file.path.name}", disable=quick, leave=False):
             if self._cached_bytes >= self.cache_bytes:
                 return
             self._chunk(group)
@@ -167,7 +171,8 @@ def hash_of(seed: int, epoch: int) -> int:
 def ahead(items: Iterator[Batch], num_ahead: int) -> Iterator[Batch]:
     """Yield ``items``, made by a thread that runs up to ``num_ahead`` items in front.
 
-    An exception in the thread is raised here; leaving the loop early ends the thread.
+    An exception in the thread is raised here; leaving the loop early ends the thread, and so does
+    the end of the program (a thread still inside torch then would abort the process).
     """
     made: queue.Queue[tuple[Batch | None, BaseException | None]] = queue.Queue(num_ahead)
     stop = threading.Event()
@@ -191,7 +196,13 @@ def ahead(items: Iterator[Batch], num_ahead: int) -> Iterator[Batch]:
             put((None, error))
 
     thread = threading.Thread(target=work, name="batches", daemon=True)
+
+    def end() -> None:
+        stop.set()
+        thread.join()
+
     thread.start()
+    atexit.register(end)
     try:
         while True:
             item, error = made.get()
@@ -201,5 +212,5 @@ def ahead(items: Iterator[Batch], num_ahead: int) -> Iterator[Batch]:
                 return
             yield item
     finally:
-        stop.set()
-        thread.join()
+        atexit.unregister(end)
+        end()

@@ -9,15 +9,12 @@ from tqdm import tqdm
 from data.chunk import bags_of
 from data.columns import AttributeFile, Columns, IdColumn, ListColumn, NumberColumn
 from data.encode import flatten, row_of
-from data.files import TableFile
+from data.files import PROGRESS_ROWS, TableFile
 from data.values import MISSING, ValueAtError, as_tensor, is_text, raw_ids, refuse_where
 from recemb.errors import RecembError
 from recemb.hashing import hash_string
 from recemb.schema import Attribute, Column, DenseColumn, Schema
 from recemb.vocabulary import Vocabulary, build_vocabulary
-
-PROGRESS_ROWS = 1_000_000
-"""Files with fewer rows are read too fast for a progress bar to be of use."""
 
 
 def build_schema(

@@ -1,1 +1,37 @@
-"""recemb: an embedding-table engine for recommender systems."""
+"""recemb: an embedding-table engine for recommender systems.
+
+ids --encode--> row numbers --gather--> row vectors --compose--> one vector per id --pool--> bag
+"""
+
+from recemb.embeddings import Embeddings
+from recemb.errors import RecembError
+from recemb.features import Feature, FeatureConfig, resolve_features
+from recemb.jagged import Jagged, KeyedJagged
+from recemb.physical import PhysicalTable
+from recemb.rows.local import LocalRowsStore
+from recemb.schema import Schema
+from recemb.tables.full import Full
+from recemb.tables.hashed import Hashed
+from recemb.tables.kind import IdSpace, TableConfig
+from recemb.tables.unified import Unified
+from recemb.vocabulary import Vocabulary, VocabularyConfig
+
+__all__ = [
+    "Embeddings",
+    "Feature",
+    "FeatureConfig",
+    "Full",
+    "Hashed",
+    "IdSpace",
+    "Jagged",
+    "KeyedJagged",
+    "LocalRowsStore",
+    "PhysicalTable",
+    "RecembError",
+    "Schema",
+    "TableConfig",
+    "Unified",
+    "Vocabulary",
+    "VocabularyConfig",
+    "resolve_features",
+]

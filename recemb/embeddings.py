@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from recemb.errors import RecembError
 from recemb.features import Feature
 from recemb.jagged import Jagged, sizes_of, split_rows
+from recemb.physical import PhysicalTable
 from recemb.pooling import Pooling, pool
 from recemb.rows.store import RowsStore
-from recemb.tables.kind import IdSpace, PhysicalTable, TableConfig, TableFeature
+from recemb.tables.kind import IdSpace, TableConfig, TableFeature
 
 Ids = Tensor | Jagged
 """One id per sample, (B,) int64; or a bag of ids per sample."""

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recemb.physical import PhysicalTable
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.rows.store import RowsStore, check_entries
-from recemb.tables.kind import PhysicalTable
 
 Pending = list[tuple[Tensor, Tensor]]
 """Row numbers and gradients that backward passes have left for the next step."""

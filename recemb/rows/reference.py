@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from recemb.physical import PhysicalTable
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.rows.store import RowsStore, check_entries
-from recemb.tables.kind import PhysicalTable
 
 
 class ReferenceRowsStore(RowsStore):

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from recemb.errors import RecembError
-from recemb.tables.kind import PhysicalTable
+from recemb.physical import PhysicalTable
 
 
 class RowsStore(nn.Module, ABC):

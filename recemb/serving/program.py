@@ -103,7 +103,13 @@ class ServedProgram(nn.Module):
         vocabulary = self.vocabularies[space]
         index = vocabulary.lookup(values)
         if vocabulary.config.unknown == "error":
-            torch._assert_async((index >= 0).all(), f"column {name}: unknown id")
+            # The check returns a zero that the result depends on: TorchScript would drop an
+            # assertion that nothing depends on.
+            zero = torch.zeros((), dtype=torch.int64)
+            message = f"column {name}: unknown id"
+            index = index + torch.ops.aten._functional_assert_async.msg(
+                (index >= 0).all(), message, zero
+            )
         return index
 
     def _dense(self, inputs: dict[str, Tensor]) -> Tensor:

@@ -21,16 +21,8 @@ from torch import Tensor
 
 from recemb.errors import RecembError
 from recemb.hashing import MAX_ROWS, rows_of, salt_of
-from recemb.tables.kind import (
-    IdSpace,
-    PhysicalTable,
-    TableConfig,
-    TableFeature,
-    TableKind,
-    Uniform,
-    int_buffer,
-    spread,
-)
+from recemb.physical import PhysicalTable, Uniform
+from recemb.tables.kind import IdSpace, TableConfig, TableFeature, TableKind, int_buffer, spread
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ id may read several, one after the other), d elements per row, D elements per ve
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,29 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from recemb.errors import RecembError
-
-Initializer = Callable[[Tensor], object]
-"""Fills the rows of one physical table in place, from torch's global generator."""
-
-
-@dataclass(frozen=True, slots=True)
-class Uniform:
-    """Draw every element from U(-scale, scale)."""
-
-    scale: float
-
-    def __call__(self, rows_RD: Tensor) -> None:
-        """Fill ``rows_RD`` in place."""
-        rows_RD.uniform_(-self.scale, self.scale)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PhysicalTable:
-    """One tensor of rows that a rows store keeps: ``num_rows`` rows of ``dim`` elements."""
-
-    num_rows: int
-    dim: int
-    initializer: Initializer
+from recemb.physical import PhysicalTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from recemb.errors import RecembError
 from recemb.hashing import MAX_ROWS
+from recemb.physical import PhysicalTable, Uniform
 from recemb.tables.hashed import SaltedReads
-from recemb.tables.kind import IdSpace, PhysicalTable, TableConfig, TableFeature, Uniform
+from recemb.tables.kind import IdSpace, TableConfig, TableFeature
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

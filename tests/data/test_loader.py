@@ -1,5 +1,7 @@
 """Batches: each row once, in an order that a seed fixes and a checkpoint resumes bit for bit."""
 
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,6 +22,8 @@ from data.files import TableFile
 from data.loader import Loader, ahead
 from data.schema import build_schema
 from recemb.errors import RecembError
+
+ROOT = Path(__file__).parents[2]
 
 ROWS = 103
 """Rows of the file, in row groups of 10 and one of 3."""
@@ -366,6 +370,19 @@ def test_leaving_the_loop_early_ends_the_thread(make: Callable[..., Loader]) -> 
     assert len(threads()) == 1
     batches.close()
     assert threads() == []
+
+
+def test_a_program_that_ends_inside_the_loop_ends_well() -> None:
+    program = """
+import itertools, torch
+from data.loader import ahead
+batches = ahead((torch.randperm(1_000_000) for _ in itertools.count()), num_ahead=3)
+next(batches)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_the_end_of_an_epoch_ends_the_thread(make: Callable[..., Loader]) -> None:

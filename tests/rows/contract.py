@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from recemb.errors import RecembError
+from recemb.physical import PhysicalTable
 from recemb.rows.optimizers import SGD, Adagrad, Adam, RowsOptimizer, RowWiseAdagrad
 from recemb.rows.store import RowsStore
-from recemb.tables.kind import PhysicalTable
 
 MakeStore = Callable[[Mapping[str, PhysicalTable], RowsOptimizer], RowsStore]
 Asked = Sequence[tuple[str, Sequence[int]]]

@@ -1,0 +1,27 @@
+"""The public surface, frozen: a change here is a change that users see."""
+
+import recemb
+from recemb.command_line.main import USAGE
+from recemb.tables.registry import KINDS
+
+NAMES = {
+    "Embeddings", "Feature", "FeatureConfig", "Full", "Hashed", "IdSpace", "Jagged", "KeyedJagged",
+    "LocalRowsStore", "PhysicalTable", "RecembError", "Schema", "TableConfig", "Unified",
+    "Vocabulary", "VocabularyConfig", "resolve_features",
+}  # fmt: skip
+
+
+def test_names_of_the_package():
+    assert set(recemb.__all__) == NAMES
+    assert all(hasattr(recemb, name) for name in NAMES)
+
+
+def test_kinds():
+    assert set(KINDS) == {"full", "hashed", "unified"}
+
+
+def test_verbs():
+    lines = [line.split() for line in USAGE.splitlines() if line.startswith("  ")]
+    assert [words[0] for words in lines] == [
+        "fit", "validate", "test", "predict", "export", "show",
+    ]  # fmt: skip
