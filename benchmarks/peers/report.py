@@ -14,19 +14,23 @@ HEADER = (
 METRICS = ("test/auc", "test/logloss", "val/auc")
 NOTES = """\
 Mean +- sample standard deviation over the seeds; AUC and log loss are of the test part, at the
-epoch that is best on the validation part. Samples/s are training rows seen over the seconds of the
-training loop, without evaluation, preparation and start-up. Peak memory is the largest resident set
-of the training process; data-loading workers, if any, are not in it. FuxiCTR's AUC and log loss
-come from `metrics.py` on its saved predictions, recemb's from its own exact metrics.
+epoch that is best on the validation part. Samples/s: median and range of short trainings of both
+libraries in turn (two epochs of 25 batches): rows seen over the seconds of the training loop,
+without evaluation and preparation; the ratio is taken pair by pair. Peak memory is the largest
+resident set of the training process; data-loading workers, if any, are not in it. FuxiCTR's AUC
+and log loss come from `metrics.py` on its saved predictions, recemb's from its own exact metrics.
 """
 
 
 def write_results(
-    path: Path, reports: dict[str, list[dict[str, Any]]], seeds: list[int], num_threads: int
+    path: Path,
+    reports: dict[str, list[dict[str, Any]]],
+    pairs: list[dict[str, float]],
+    seeds: list[int],
+    num_threads: int,
 ) -> None:
-    """Write the table of ``reports`` (library -> JSON of each seed) to ``path``."""
-    reference = speed(reports["fuxictr"])
-    rows = [table_row(library, runs, reference) for library, runs in reports.items()]
+    """Write the table of ``reports`` (library -> JSON of each seed) and ``pairs`` to ``path``."""
+    rows = [table_row(library, runs, pairs) for library, runs in reports.items()]
     versions = [
         f"- {library}: " + ", ".join(f"{name} {value}" for name, value in versions_of(runs))
         for library, runs in reports.items()
@@ -37,7 +41,8 @@ def write_results(
         f"{platform.system()} {platform.machine()}; {num_threads} torch threads for both",
         f"- commit: {commit()}",
         f"- seeds: {names}",
-        f"- command: `python benchmarks/peers/run.py --seeds {names} --threads {num_threads}`",
+        f"- command: `python benchmarks/peers/run.py --seeds {names} --pairs {len(pairs)} "
+        f"--threads {num_threads}`",
         *versions,
     ]
     title = "# DIN on MovieLens-1M: recemb and FuxiCTR"
@@ -45,15 +50,16 @@ def write_results(
     path.write_text("\n\n".join([title, table, NOTES.strip(), "\n".join(facts)]) + "\n")
 
 
-def table_row(library: str, runs: list[dict[str, Any]], reference: float) -> str:
-    """Return the row of ``library``; ``reference`` is the peer's median samples/s."""
-    rates = [run["samples_per_s"] for run in runs]
+def table_row(library: str, runs: list[dict[str, Any]], pairs: list[dict[str, float]]) -> str:
+    """Return the row of ``library``; the ratio is the median of the pairs' ratios."""
+    rates = [pair[library] for pair in pairs]
+    ratios = [pair[library] / pair["fuxictr"] for pair in pairs]
     memory = max(run["peak_memory_bytes"] for run in runs) / 2**30
     cells = [
         library,
         *(spread([run["metrics"][key] for run in runs]) for key in METRICS),
-        f"{speed(runs):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})",
-        f"{speed(runs) / reference:.2f}",
+        f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})",
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
         f"{memory:.2f} GiB",
     ]
     return f"| {' | '.join(cells)} |"
@@ -69,11 +75,6 @@ def spread(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.4f}"
     return f"{statistics.mean(values):.4f} +- {statistics.stdev(values):.4f}"
-
-
-def speed(runs: list[dict[str, Any]]) -> float:
-    """Return the median of the samples/s."""
-    return float(statistics.median(run["samples_per_s"] for run in runs))
 
 
 def versions_of(runs: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -1,21 +1,14 @@
 """Measure training speed alone: both libraries in turn on 100,000 rows, the ratio pair by pair.
 
-``run.py`` reports the speed of whole trainings, half an hour apart; a machine drifts in that time.
-Here a pair takes a minute. Run ``python benchmarks/peers/speed.py`` on a quiet machine; it prints a
-table and writes ``speed.md``.
+Whole trainings are minutes apart, and a machine drifts in that time; a pair here takes one minute.
 """
 
-import argparse
 import json
 import os
-import statistics
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-from report import commit, processor
-from run import ENVIRONMENT, HERE, ROOT, SETTINGS, Bench, BenchmarkError, call, open_bench
+from bench import ENVIRONMENT, HERE, SETTINGS, Bench, call
 
 BATCHES = 25
 
@@ -48,39 +41,20 @@ def recemb(bench: Bench, seed: int) -> dict[str, Any]:
     return report
 
 
-def main() -> int:
-    """Run the pairs and write the table; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    arguments = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    lines = ["| pair | FuxiCTR samples/s | recemb samples/s | ratio |", "|---|---|---|---|"]
-    ratios = []
-    try:
-        bench = open_bench(arguments.threads)
-        for pair in range(1, arguments.pairs + 1):
-            rates = [library(bench, pair)["samples_per_s"] for library in (fuxictr, recemb)]
-            ratios.append(rates[1] / rates[0])
-            lines.append(f"| {pair} | {rates[0]:,.0f} | {rates[1]:,.0f} | {ratios[-1]:.2f} |")
-            print(lines[-1], flush=True)
-    except (BenchmarkError, subprocess.SubprocessError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    facts = [
-        f"Median ratio {statistics.median(ratios):.2f}, from {min(ratios):.2f} to "
-        f"{max(ratios):.2f}. Two epochs of {BATCHES} batches each.",
-        f"- machine: {processor()}, {arguments.threads} torch threads for both",
-        f"- commit: {commit()}",
-        f"- command: `python benchmarks/peers/speed.py --pairs {arguments.pairs} --threads "
-        f"{arguments.threads}`",
-    ]
-    title = "# Training speed of DIN on MovieLens-1M: recemb and FuxiCTR"
-    text = "\n\n".join([title, "\n".join(lines), facts[0], "\n".join(facts[1:])])
-    Path(HERE / "speed.md").write_text(text + "\n")
-    print(facts[0], f"written: {os.path.relpath(HERE / 'speed.md', ROOT)}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def measure_pairs(bench: Bench, num_pairs: int) -> list[dict[str, float]]:
+    """Return the training samples/s of both libraries, pair by pair."""
+    os.environ["OMP_NUM_THREADS"] = str(bench.num_threads)
+    pairs = []
+    for seed in range(1, num_pairs + 1):
+        pair = {
+            "fuxictr": fuxictr(bench, seed)["samples_per_s"],
+            "recemb": recemb(bench, seed)["samples_per_s"],
+        }
+        ratio = pair["recemb"] / pair["fuxictr"]
+        print(
+            f"speed, pair {seed}: {pair['fuxictr']:,.0f} and {pair['recemb']:,.0f} samples/s, "
+            f"ratio {ratio:.2f}",
+            flush=True,
+        )
+        pairs.append(pair)
+    return pairs

@@ -9,7 +9,8 @@ import argparse
 import os
 import sys
 
-from run import BenchmarkError, open_bench, run_fuxictr
+from bench import BenchmarkError, open_bench
+from run import run_fuxictr
 
 TRIALS = (
     {"use_softmax": False, "embedding_regularizer": 0.0, "epochs": 2},
