@@ -23,14 +23,14 @@ check: .venv/installed
 
 install: .venv/installed
 
-# The order matters: an exact torch first, so that nothing else chooses one; then torchrec without
+# The order matters: an exact torch first, so that nothing else chooses one; torchrec last and without
 # its dependencies, which name a CUDA build of fbgemm even where there is no GPU.
 .venv/installed: pyproject.toml $(wildcard requirements/*.txt)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "recemb needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements/$(DEVICE).txt
-	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/torchrec.txt
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint requirements/$(DEVICE).txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/torchrec.txt
 	touch $@
 
 clean:
