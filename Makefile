@@ -31,6 +31,8 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements/$(DEVICE).txt
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint requirements/$(DEVICE).txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/torchrec.txt
+	@test $(DEVICE) = cuda || $(BIN)/python -W ignore -c 'import torch; torch.version.cuda and \
+	  print("note: pip saw no CPU build of torch and took the CUDA one; see Installing in the README")'
 	touch $@
 
 clean:

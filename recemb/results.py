@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from recemb.files import whole_file
 
-PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "lightning", "polars", "recemb")
+PACKAGES = ("torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "lightning", "polars", "recemb")
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -24,7 +25,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that figures depend on."""
-    found = {"python": platform.python_version()}
+    # torch's own word ends in its build (+cpu, +cu130), which its package's metadata may leave out.
+    found = {"python": platform.python_version(), "torch": torch.__version__}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
