@@ -2,7 +2,7 @@
 
 A step allocates and frees the same few hundred megabytes again and again. glibc gives every block
 above 32 MB back to the kernel at once, so that each step pays for fresh, zeroed pages: DIN on
-MovieLens-1M trained 2.5 times slower for it (``benchmarks/allocator.py``).
+MovieLens-1M trained 2.9 times slower for it on 2 cores (``benchmarks/allocator.py``).
 """
 
 import ctypes
