@@ -39,9 +39,11 @@ class WholeFileIO(TorchCheckpointIO):
         try:
             with whole_file(Path(path)) as temporary:
                 torch.save(checkpoint, temporary)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            # torch's own writer reports a full disk as a RuntimeError.
+            reason = " ".join(str(error).split())[:120]
             raise RecembError(
-                f"{path}: the checkpoint could not be written ({error.strerror or error}); the "
+                f"{path}: the checkpoint could not be written ({reason}); the "
                 "previous one is untouched"
             ) from error
 

@@ -7,7 +7,6 @@ has; a checkpoint carries it; the exported program embeds it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from recemb.errors import RecembError
@@ -133,25 +132,3 @@ class Schema:
             vocabularies={vocabulary.name: vocabulary for vocabulary in vocabularies},
             attributes={name: Attribute(*one) for name, one in parts["attributes"].items()},
         )
-
-    def same_ids_as(self, other: "Schema") -> bool:
-        """Return whether both give every raw value the same index."""
-        return _same(self.state(), other.state())
-
-
-def _same(left: object, right: object) -> bool:
-    if isinstance(left, Tensor):
-        return isinstance(right, Tensor) and torch.equal(left, right)
-    if isinstance(left, dict):
-        return (
-            isinstance(right, dict)
-            and list(left) == list(right)
-            and all(_same(left[key], right[key]) for key in left)
-        )
-    if isinstance(left, list | tuple):
-        return (
-            isinstance(right, list | tuple)
-            and len(left) == len(right)
-            and all(_same(a, b) for a, b in zip(left, right, strict=True))
-        )
-    return left == right

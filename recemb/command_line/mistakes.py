@@ -13,7 +13,7 @@ from recemb.tables.registry import table_config
 # What jsonargparse says around the one line that tells what is wrong.
 _FRAME = re.compile(
     r"(- )?(Does not validate|Subtypes:|Errors:|Given value|Problem with|Parser key"
-    r"|Expected a <class 'NoneType'>|Subclasses are disabled)"
+    r"|Expected a <class 'NoneType'>|Subclasses are disabled|Import path .* does not correspond)"
 )
 
 
@@ -25,9 +25,14 @@ def mistake_in(error: BaseException, arguments: list[str]) -> str | None:
             return str(seen)
         if isinstance(seen, FileNotFoundError):
             return str(seen)
+        if isinstance(seen, yaml.YAMLError):
+            return f"the configuration is not readable YAML ({' '.join(str(seen).split())})"
         seen = seen.__cause__ or seen.__context__
     if isinstance(error, jsonargparse.ArgumentError):
-        return _table_mistake(arguments) or _short(str(error))
+        try:
+            return _table_mistake(arguments) or _short(str(error))
+        except yaml.YAMLError as unreadable:
+            return mistake_in(unreadable, arguments)
     return None
 
 
@@ -55,4 +60,8 @@ def _short(message: str) -> str:
     keys = re.findall(r'Parser key "([^"]+)"', message)
     reasons = [line.removeprefix("- ") for line in lines if not _FRAME.match(line)]
     reason = reasons[0] if reasons else " ".join(lines)
+    given = re.findall(r"Given value: (.*)", message)
+    # The innermost value; an outer one is a whole section.
+    if given and len(given[0]) < 80:
+        reason += f", got {given[0]}"
     return f"{'.'.join(dict.fromkeys(keys))}: {reason}" if keys else reason

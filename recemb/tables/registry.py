@@ -57,6 +57,9 @@ def table_config(name: str, settings: Mapping[str, Any]) -> TableConfig:
     for field in known.values():
         if field.default is MISSING and field.name not in settings:
             raise RecembError(f"{where}: kind {kind} needs {field.name!r}; set it")
+    for setting, value in settings.items():
+        if known[setting].type in (int, float) and not isinstance(value, int | float):
+            raise RecembError(f"{where}: {setting} must be a number, got {value!r}")
     config = KINDS[kind](**settings)
     config.check(where)
     return config

@@ -239,6 +239,24 @@ def test_a_run_folder_in_use_is_left_alone(trained, tmp_path, capsys):
     assert sorted(trained.rglob("*")) == before
 
 
+def test_a_configuration_that_is_no_yaml(tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text("model: [1,\n")
+    line = checkpoint_mistake("fit", ["--config", str(path), "--run", str(tmp_path / "r")], capsys)
+    assert "not readable YAML" in line
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("--trainer.max_epochs", "x", "trainer.max_epochs: Expected a <class 'int'>, got x"),
+     ("--model.init_args.tables.shared.dim", "q", "tables.dim: Expected a <class 'int'>")],
+)  # fmt: skip
+def test_a_value_of_the_wrong_type_on_the_command_line(option, value, said, tmp_path, capsys):
+    config = write(small_config(), tmp_path)
+    options = ["--config", config, "--run", str(tmp_path / "r"), option, value]
+    assert said in checkpoint_mistake("fit", options, capsys)
+
+
 def test_an_unknown_verb_prints_the_verbs(capsys):
     assert main(["fitt"]) == 2
     assert "usage: python -m recemb VERB" in capsys.readouterr().err

@@ -56,3 +56,8 @@ def test_missing_setting_is_refused() -> None:
 def test_missing_dim_is_refused() -> None:
     with pytest.raises(RecembError, match=r"^table 'ads': kind full needs 'dim'; set it$"):
         table_config("ads", {"kind": "full"})
+
+
+def test_a_number_that_is_none_names_the_table_and_the_setting():
+    with pytest.raises(RecembError, match=r"^table 'user': dim must be a number, got 'q'$"):
+        table_config("user", {"kind": "full", "dim": "q"})
