@@ -72,8 +72,6 @@ def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
 
 def _quiet() -> None:
     """Silence notices of libraries that a user can do nothing about."""
-    # Lightning still calls what jsonargparse will drop in its release 5.
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     # Lightning sets its loggers' levels when it is imported: import first, then set ours.
     import lightning.pytorch  # noqa: F401
 

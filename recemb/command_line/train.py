@@ -5,6 +5,7 @@ A configuration is the constructors' signatures as YAML: ``model`` and ``data`` 
 checkpoint, the checkpoint does, so that its ids keep their meaning.
 """
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(self, verb: str, arguments: list[str]) -> None:
+        # Lightning still calls what jsonargparse will drop in its release 5.
+        os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
         self.verb = verb
         self.throughput = Throughput()
         self.checkpoint: dict[str, Any] | None = None
