@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from models.attention import Form, TargetAttention
+from models.feature_task import FeatureTask
 from models.layers import MLP, Activation
 from models.regularization import batch_aware_decay
-from models.task import RankingTask
-from recemb.attributes import AttributeLookup
 from recemb.embeddings import Ids
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
@@ -55,7 +54,7 @@ class Network:
     """Strength of mini-batch aware regularisation (the paper: 0.01)."""
 
 
-class DIN(RankingTask):
+class DIN(FeatureTask):
     """Deep Interest Network over any table kinds.
 
     Args:
@@ -87,9 +86,7 @@ class DIN(RankingTask):
         self.history = history or {}
         self.network = network or Network()
         check_history(self.history, features, schema)
-        own = {name: one for name, one in schema.attributes.items() if name in features}
-        self.attributes = AttributeLookup(own)
-        self.context = [name for name in features if name not in own and name not in self.history]
+        self.context = [name for name in self.columns if name not in self.history]
         item_dim = sum(self._item_dim(name) for name in self.history)
         context_dim = sum(self._item_dim(name) for name in self.context) + len(schema.dense)
         if self.history:
@@ -119,9 +116,7 @@ class DIN(RankingTask):
         items = {name: self._distinct(cast(Tensor, ids[name]), bag) for name, bag in bags.items()}
         asked: dict[str, Ids] = {name: ids[name] for name in self.context}
         asked |= {name: distinct_U for name, (distinct_U, _) in items.items()}
-        for name, own in list(asked.items()):
-            if isinstance(own, Tensor):
-                asked |= self.attributes(self.schema.id_space(name), own)
+        asked = self.described(asked)
         vectors = cast(dict[str, Tensor], self.embeddings(asked))
         if self.training and self.network.decay:
             self._met = [
@@ -204,19 +199,4 @@ def check_history(
             raise RecembError(
                 f"{where}: column {column!r} must share its vocabulary, got vocabulary "
                 f"{schema.id_space(column)!r}; set vocabulary: {schema.id_space(target)}"
-            )
-    for name, config in features.items():
-        if config.pooling == "none" and schema.is_list(name):
-            raise RecembError(
-                f"feature {name!r}: DIN pools the bags of its context, got pooling 'none'; use "
-                "sum, mean or max, or make it a history"
-            )
-    single = [name for name in features if name in schema.columns and not schema.is_list(name)]
-    spaces = [schema.id_space(name) for name in single]
-    for name, attribute in schema.attributes.items():
-        if name in features and spaces.count(attribute.owner) != 1:
-            readers = [one for one in single if schema.id_space(one) == attribute.owner]
-            raise RecembError(
-                f"feature {name!r}: its owner {attribute.owner!r} must be exactly one feature, got "
-                f"{readers}"
             )

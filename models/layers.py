@@ -55,6 +55,19 @@ def activation(name: Activation, num_features: int) -> nn.Module:
     return nn.ReLU() if name == "relu" else nn.Sigmoid()
 
 
+def hidden_layers(
+    num_inputs: int, hidden: Sequence[int], name: Activation, dropout: float
+) -> list[nn.Module]:
+    """Return linear, activation and dropout per hidden width; see :class:`MLP`."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(num_inputs, width), activation(name, width)]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        num_inputs = width
+    return layers
+
+
 class MLP(nn.Sequential):
     """Linear, activation and dropout per hidden width, then a linear output of one number.
 
@@ -68,10 +81,5 @@ class MLP(nn.Sequential):
     def __init__(
         self, num_inputs: int, hidden: Sequence[int], name: Activation, dropout: float
     ) -> None:
-        layers: list[nn.Module] = []
-        for width in hidden:
-            layers += [nn.Linear(num_inputs, width), activation(name, width)]
-            if dropout:
-                layers.append(nn.Dropout(dropout))
-            num_inputs = width
-        super().__init__(*layers, nn.Linear(num_inputs, 1))
+        layers = hidden_layers(num_inputs, hidden, name, dropout)
+        super().__init__(*layers, nn.Linear(hidden[-1] if hidden else num_inputs, 1))
