@@ -17,7 +17,7 @@ class IdColumn:
     raw: bool = False
     """Whether the 64-bit value itself is the id, with no vocabulary (for hashing tables)."""
     min_count: int = 1
-    """Values seen less often in training are unknown."""
+    """Values seen less often in training (or all files of ``known_from``) are unknown."""
     unknown: Unknown = "own"
     """What an unknown value gets: ``own`` index for all of them, a ``hash``ed one, or an
     ``error``."""

@@ -21,6 +21,11 @@ PROGRESS_ROWS = 1_000_000
 """Files with fewer rows are read too fast for a progress bar to be of use."""
 
 
+def data_root() -> Path:
+    """Return the folder of raw data sets: ``$RECEMB_DATA``, or ``~/.cache/recemb`` without it."""
+    return Path(os.environ.get("RECEMB_DATA") or Path.home() / ".cache" / "recemb")
+
+
 def cache_root() -> Path:
     """Return where prepared files go: ``$RECEMB_CACHE``, or ``~/.cache/recemb/prepared``."""
     default = Path.home() / ".cache" / "recemb" / "prepared"
@@ -58,8 +63,8 @@ class TableFile:
                 self.schema = file.schema_arrow
         except (pa.ArrowInvalid, OSError) as error:
             raise RecembError(
-                f"{path}: not a readable parquet file, perhaps truncated ({_line(error)}); write "
-                "it again"
+                f"{path}: not a readable parquet file, perhaps truncated ({one_line(error)}); "
+                "write it again"
             ) from error
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.group_sizes = [size for size in sizes if size]
@@ -90,7 +95,7 @@ class TableFile:
             frame = pl.from_arrow(table)
         except (pa.ArrowInvalid, OSError, pl.exceptions.PanicException) as error:
             raise RecembError(
-                f"{self.path}: row group {group} cannot be read ({_line(error)}); write it again"
+                f"{self.path}: row group {group} cannot be read ({one_line(error)}); write it again"
             ) from error
         assert isinstance(frame, pl.DataFrame)
         return frame
@@ -109,7 +114,7 @@ class TableFile:
             return frame.collect(engine="streaming")
         except (pl.exceptions.ComputeError, pl.exceptions.PanicException) as error:
             raise RecembError(
-                f"{self.path}: cannot be read to its end ({_line(error)}); write it again"
+                f"{self.path}: cannot be read to its end ({one_line(error)}); write it again"
             ) from error
 
     def first_row(self, group: int) -> int:
@@ -117,12 +122,16 @@ class TableFile:
         return sum(self.group_sizes[:group])
 
 
-def _csv_as_parquet(path: Path) -> Path:
-    """Return a parquet copy of a CSV file in the cache folder, written if there is none."""
+def fingerprint(path: Path) -> str:
+    """Return a short name of a file and its state: its path, size and time of change."""
     stat = path.stat()
     identity = f"{path.resolve()}\x1f{stat.st_size}\x1f{stat.st_mtime_ns}"
-    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    target = cache_root() / "csv" / f"{path.stem}-{name}.parquet"
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _csv_as_parquet(path: Path) -> Path:
+    """Return a parquet copy of a CSV file in the cache folder, written if there is none."""
+    target = cache_root() / "csv" / f"{path.stem}-{fingerprint(path)}.parquet"
     if target.is_file():
         return target
     separator = "\t" if path.suffix == ".tsv" else ","
@@ -132,10 +141,10 @@ def _csv_as_parquet(path: Path) -> Path:
                 temporary, row_group_size=ROW_GROUP
             )
     except pl.exceptions.PolarsError as error:
-        raise RecembError(f"{path}: not a readable CSV file ({_line(error)})") from error
+        raise RecembError(f"{path}: not a readable CSV file ({one_line(error)})") from error
     return target
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Return an error's message on one line, short."""
     return " ".join(str(error).split())[:160]

@@ -7,15 +7,16 @@ parquet files and ``movies.parquet`` (what is known of a movie) with the columns
 Source: Harper and Konstan, "The MovieLens Datasets", ACM TiiS 2015.
 """
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import TableFile, cache_root
-from data.tabular import Tabular
+from data.files import ROW_GROUP, cache_root, data_root
+from data.prepared import Prepared
+from data.tabular import STAGES
 from recemb.errors import RecembError
 from recemb.files import whole_folder
 
@@ -23,11 +24,6 @@ HISTORY_LENGTH = 50
 POSITIVE_RATING = 4
 FORMAT = "ctr-1"
 """Names what :func:`prepare` writes; it changes with the content, so no stale folder is read."""
-
-
-def data_root() -> Path:
-    """Return the folder of raw data sets: ``$RECEMB_DATA``, or ``~/.cache/recemb`` without it."""
-    return Path(os.environ.get("RECEMB_DATA") or Path.home() / ".cache" / "recemb")
 
 
 def prepare(source: Path, folder: Path) -> Path:
@@ -47,23 +43,33 @@ def prepare(source: Path, folder: Path) -> Path:
     target = folder / f"movielens1m-{FORMAT}"
     if target.is_dir():
         return target
-    for name in ("ratings", "users", "movies"):
+    require_source(source, ("ratings", "users", "movies"))
+    rows = label_and_split(pl.read_parquet(source / "ratings.parquet"))
+    rows = rows.join(pl.read_parquet(source / "users.parquet"), on="user", maintain_order="left")
+    rows = rows.with_columns(history_movie=histories(rows))
+    with whole_folder(target) as new:
+        write_parts(rows.drop("pos"), new)
+        describe_movies(pl.read_parquet(source / "movies.parquet")).write_parquet(
+            new / "movies.parquet"
+        )
+    return target
+
+
+def require_source(source: Path, names: Sequence[str]) -> None:
+    """Raise a :class:`RecembError` naming the first raw file that is not in ``source``."""
+    for name in names:
         if not (source / f"{name}.parquet").is_file():
             raise RecembError(
                 f"{source / name}.parquet: MovieLens-1M is not there; put it under the folder that "
                 "RECEMB_DATA names, or point data.source at it"
             )
-    rows = label_and_split(pl.read_parquet(source / "ratings.parquet"))
-    rows = rows.join(pl.read_parquet(source / "users.parquet"), on="user", maintain_order="left")
-    rows = rows.with_columns(history_movie=histories(rows))
-    with whole_folder(target) as new:
-        for part in ("train", "validation", "test"):
-            chosen = rows.filter(pl.col("part") == part).drop("part", "pos")
-            chosen.write_parquet(new / f"{part}.parquet", row_group_size=65_536)
-        describe_movies(pl.read_parquet(source / "movies.parquet")).write_parquet(
-            new / "movies.parquet"
-        )
-    return target
+
+
+def write_parts(rows: pl.DataFrame, folder: Path) -> None:
+    """Write the rows of each ``part`` as a file of that name."""
+    for part in STAGES:
+        chosen = rows.filter(pl.col("part") == part).drop("part")
+        chosen.write_parquet(folder / f"{part}.parquet", row_group_size=ROW_GROUP)
 
 
 def label_and_split(ratings: pl.DataFrame) -> pl.DataFrame:
@@ -119,7 +125,7 @@ def describe_movies(movies: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-class MovieLens1M(Tabular):
+class MovieLens1M(Prepared):
     """MovieLens-1M for click-through-rate models, prepared on first use into the cache folder.
 
     Args:
@@ -160,8 +166,3 @@ class MovieLens1M(Tabular):
     def prepare_data(self) -> None:
         """Write the prepared files unless they are there."""
         prepare(self.source, cache_root())
-
-    def file(self, stage: str) -> TableFile:
-        """Return the file of a stage, prepared on first use."""
-        self.prepare_data()
-        return super().file(stage)

@@ -1,5 +1,6 @@
 """Schema: read a training file once to learn its vocabularies, number scales and attributes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -18,7 +19,11 @@ from recemb.vocabulary import Vocabulary, build_vocabulary
 
 
 def build_schema(
-    file: TableFile, columns: Columns, attributes: AttributeFile | None, folder: Path
+    file: TableFile,
+    columns: Columns,
+    attributes: AttributeFile | None,
+    folder: Path,
+    others: Sequence[TableFile] = (),
 ) -> Schema:
     """Return what ``file`` (training) and the attribute file say of the columns.
 
@@ -27,6 +32,7 @@ def build_schema(
         columns: Its columns.
         attributes: What is known of the ids of one column, or None.
         folder: Of the attribute file's relative path.
+        others: Files whose ids are known too: after those of training, with a count of 0.
 
     Raises:
         RecembError: If a column is missing or of a type that cannot hold what it should.
@@ -36,7 +42,8 @@ def build_schema(
         if name in columns.ids or name in columns.dense:
             raise RecembError(f"attribute {name!r} is also a column; give each its own name")
     named: dict[str, IdColumn | NumberColumn] = {**columns.ids, **columns.dense}
-    file.require([*(column.column or name for name, column in named.items()), columns.label])
+    for one in (file, *others):
+        one.require([*(column.column or name for name, column in named.items()), columns.label])
     kinds = {name: _check_type(file, name, column) for name, column in columns.ids.items()}
     for name, lists in columns.lists.items():
         try:
@@ -49,6 +56,9 @@ def build_schema(
     vocabularies = {}
     for owner in tqdm(owners, "vocabularies", disable=file.num_rows < PROGRESS_ROWS, leave=False):
         counts = count_values(file, columns, owner, kinds)
+        if others:
+            more = [count_values(other, columns, owner, kinds) for other in others]
+            counts = with_unseen(counts, more)
         vocabularies[owner] = build_vocabulary(owner, counts, columns.ids[owner].vocabulary_config)
     described = {
         name: Column(
@@ -107,6 +117,12 @@ def count_values(
         [_flat_values(file, name, columns.ids[name], kinds[owner]) for name in sharing]
     )
     return file.collect(values.group_by("value").agg(count=pl.len().cast(pl.Int64)))
+
+
+def with_unseen(training: pl.DataFrame, others: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Return the counts of training (0 for ids of other files) and, as ``seen``, of all files."""
+    seen = pl.concat([training, *others]).group_by("value").agg(seen=pl.col("count").sum())
+    return seen.join(training, on="value", how="left").with_columns(pl.col("count").fill_null(0))
 
 
 def _flat_values(file: TableFile, name: str, column: IdColumn, text: bool) -> pl.LazyFrame:
@@ -223,10 +239,12 @@ def _attribute(
     values, raw, lengths_M = _attribute_ids(column, values)
     known_M = (owner_M >= 0) & (owner_M < owner.num_known)
     weight_M = torch.where(known_M, owner.counts_V[owner_M.clamp(0, owner.num_known - 1)], 0)
-    weight_N = torch.repeat_interleave(weight_M, lengths_M)
+    # An owner that only other files have is seen too, though training never counted it.
+    seen_M = torch.where(known_M, weight_M.clamp(min=1), 0)
+    weight_N, seen_N = torch.stack([weight_M, seen_M]).repeat_interleave(lengths_M, 1).numpy()
     distinct = values.cast(pl.String) if is_text(values.dtype) else raw
-    counts = pl.DataFrame({"value": distinct, "count": weight_N.numpy()})
-    counts = counts.drop_nulls().group_by("value").agg(pl.col("count").sum())
+    counts = pl.DataFrame({"value": distinct, "count": weight_N, "seen": seen_N})
+    counts = counts.drop_nulls().group_by("value").agg(pl.col("count", "seen").sum())
     vocabulary = build_vocabulary(name, counts, column.vocabulary_config)
     index_N = vocabulary.lookup(as_tensor(raw.fill_null(MISSING)))
     if bool((index_N < 0).any()):

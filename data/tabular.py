@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Literal
 
 from lightning import LightningDataModule
 
@@ -13,13 +14,15 @@ from data.schema import build_schema
 from recemb.errors import RecembError
 from recemb.schema import Schema
 
-STAGES = ("train", "validation", "test")
+Stage = Literal["train", "validation", "test"]
+STAGES: tuple[Stage, ...] = ("train", "validation", "test")
 
 
 class Tabular(LightningDataModule):
     """Train, validate and test on files with named columns.
 
-    Vocabularies, number scales and attributes come from the training file alone.
+    Vocabularies, number scales and attributes come from the training file alone, unless a protocol
+    says that the ids of other files are known too.
 
     Args:
         folder: Where the files are; ``~`` is the home folder.
@@ -31,6 +34,8 @@ class Tabular(LightningDataModule):
         train: Training file (parquet or CSV), in ``folder``.
         validation: Validation file.
         test: Test file.
+        known_from: Stages whose ids are known, ``train`` among them. Counts, and so the numbering,
+            come from training; ids that it lacks have a count of 0 and the last indices.
         batch_size: Samples per training batch; at least 1.
         eval_batch_size: Samples per batch of the other stages; at least 1.
         shuffle_rows: Training rows that are permuted together, and so held in memory.
@@ -54,6 +59,7 @@ class Tabular(LightningDataModule):
         train: str = "train.parquet",
         validation: str = "validation.parquet",
         test: str = "test.parquet",
+        known_from: tuple[Stage, ...] = ("train",),
         batch_size: int = 1024,
         eval_batch_size: int = 8192,
         shuffle_rows: int = 2_000_000,
@@ -64,12 +70,18 @@ class Tabular(LightningDataModule):
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if size < 1:
                 raise RecembError(f"data: {name} must be at least 1, got {size}")
+        if "train" not in known_from or not set(known_from) <= set(STAGES):
+            raise RecembError(
+                f"data: known_from must be 'train' and any of 'validation' and 'test', got "
+                f"{list(known_from)}"
+            )
+        self.known_from = known_from
         self.folder = Path(folder).expanduser()
         self.columns = Columns(
             label=label, categorical=categorical or {}, lists=lists or {}, dense=dense or {}
         )
         self.attributes = attributes
-        self.paths = dict(zip(STAGES, (train, validation, test), strict=True))
+        self.paths: dict[str, str] = dict(zip(STAGES, (train, validation, test), strict=True))
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.shuffle_rows = shuffle_rows
@@ -80,7 +92,8 @@ class Tabular(LightningDataModule):
     @functools.cached_property
     def schema(self) -> Schema:
         """What the training file says of the columns; read once, at first use."""
-        return build_schema(self.file("train"), self.columns, self.attributes, self.folder)
+        others = [self.file(stage) for stage in STAGES[1:] if stage in self.known_from]
+        return build_schema(self.file("train"), self.columns, self.attributes, self.folder, others)
 
     def file(self, stage: str) -> TableFile:
         """Return the file of ``train``, ``validation`` or ``test``."""

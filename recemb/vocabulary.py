@@ -123,7 +123,9 @@ def build_vocabulary(name: str, counts: pl.DataFrame, config: VocabularyConfig) 
 
     Args:
         name: The id space.
-        counts: Columns ``value`` (integer or string, distinct, no nulls) and ``count``.
+        counts: Columns ``value`` (integer or string, distinct, no nulls) and ``count`` (in
+            training); and, where values of other files are known too, ``seen`` (in all of them),
+            to which the minimum count then applies.
         config: Minimum count and the treatment of unknown values.
 
     Raises:
@@ -132,7 +134,8 @@ def build_vocabulary(name: str, counts: pl.DataFrame, config: VocabularyConfig) 
     """
     where = f"vocabulary {name!r}"
     config.check(where)
-    kept = counts.filter(pl.col("count") >= config.min_count)
+    seen = "seen" if "seen" in counts.columns else "count"
+    kept = counts.filter(pl.col(seen) >= config.min_count)
     if kept.is_empty():
         raise RecembError(
             f"{where}: no value is seen min_count={config.min_count} times in training; lower it"

@@ -9,22 +9,32 @@ from recemb.command_line.train import TrainingCLI
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+SAMPLES = {
+    "criteo": "criteo_10k/criteo_first10k.parquet",
+    "avazu": "avazu_10k/avazu_random10k.parquet",
+}
+"""Of the data sets that are too large to have beside the project."""
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_configuration_builds(path, tmp_path):
-    text = path.read_text()
-    if "movielens" in text and not os.environ.get("RECEMB_DATA"):
-        pytest.skip("RECEMB_DATA is not set, and MovieLens-1M may not be shipped")
+    if path.stem != "synthetic" and not os.environ.get("RECEMB_DATA"):
+        pytest.skip(f"RECEMB_DATA is not set, and {path.stem} may not be shipped")
     options = ["--config", str(path), "--run", str(tmp_path / "run"), "--trainer.logger", "false"]
+    if path.stem in SAMPLES:
+        options += ["--data.init_args.source", SAMPLES[path.stem]]
     cli = TrainingCLI("fit", options)
     assert cli.model.embeddings.rows.tables()
     assert not (tmp_path / "run").exists()
 
 
-def test_there_is_a_configuration_for_the_quick_start_and_for_movielens():
+def test_there_is_a_configuration_for_the_quick_start_and_for_every_pair():
     names = {str(path.relative_to(ROOT)) for path in CONFIGS}
     assert {"configs/din/synthetic.yaml", "configs/din/movielens1m.yaml"} <= names
+    for model in ("dlrm", "deepfm", "dcn"):
+        assert {f"configs/{model}/{data}.yaml" for data in ("movielens1m", "criteo", "avazu")} <= (
+            names
+        )
 
 
 def test_a_table_is_overridden_by_name_on_the_command_line(tmp_path):

@@ -111,6 +111,13 @@ def test_nothing_left_is_refused() -> None:
         _build({30: 5, 10: 9}, min_count=10)
 
 
+def test_values_of_other_files_come_last_and_count_towards_the_minimum() -> None:
+    counts = pl.DataFrame({"value": [7, 8, 9, 5], "count": [0, 2, 0, 1], "seen": [3, 2, 1, 2]})
+    vocabulary = build_vocabulary("item", counts, VocabularyConfig(min_count=2, unknown="error"))
+    assert _lookup(vocabulary, [8, 5, 7, 9]) == [0, 1, 2, -1]
+    assert vocabulary.counts_V.tolist() == [2, 1, 0]
+
+
 def test_two_strings_of_one_hash_are_refused() -> None:
     # No two such strings are known; the same one twice takes the same path.
     counts = pl.DataFrame({"value": ["a", "a"], "count": [2, 1]})

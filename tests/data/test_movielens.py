@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from data.columns import IdColumn, ListColumn
+from data.files import data_root
 from data.movielens import (
     FORMAT,
     MovieLens1M,
-    data_root,
     describe_movies,
     histories,
     label_and_split,

@@ -44,6 +44,50 @@ def test_the_schema_is_learned_from_training_alone(folder: Path) -> None:
     assert batch.ids["a"].values().tolist() == [2, 2, 2, 0]
 
 
+def test_ids_of_other_files_are_known_where_a_protocol_says_so(folder: Path) -> None:
+    rare = pl.DataFrame({"a": [9, 7, 2, 2], "d": [0.0] * 4, "y": [0, 1, 0, 1]})
+    rare.write_parquet(folder / "test.parquet")
+    data = tabular(
+        folder, known_from=("train", "test"), categorical={"a": IdColumn(unknown="hash")}
+    )
+    vocabulary = data.schema.vocabularies["a"]
+    # Trained on 1 and 2, twice each; 7 and 9 are of the test file, 3 of validation alone.
+    assert vocabulary.lookup(torch.tensor([1, 2, 7, 9, 3])).tolist() == [0, 1, 2, 3, 4]
+    assert vocabulary.counts_V.tolist() == [2, 2, 0, 0]
+    assert (data.schema.dense["d"].mean, data.schema.dense["d"].scale) == (1.0, 1.0)
+
+
+def test_the_minimum_count_is_that_of_all_files_that_ids_are_known_from(folder: Path) -> None:
+    # 1 is seen 2 + 1 + 1 times, 2 twice, 3 in the other files 3 + 3 times.
+    for stages, known in ((("train",), [1, 2]), (("train", "validation", "test"), [1, 3])):
+        column = IdColumn(min_count=2 if stages == ("train",) else 3)
+        data = tabular(folder, known_from=stages, categorical={"a": column})
+        assert data.schema.vocabularies["a"].keys_V.tolist() == known
+
+
+@pytest.mark.parametrize("stages", [(), ("test",), ("train", "predict")])
+def test_ids_are_known_from_training_and_other_stages(folder: Path, stages: tuple) -> None:
+    with pytest.raises(RecembError, match=r"^data: known_from must be 'train' and any of"):
+        tabular(folder, known_from=stages)
+
+
+def test_files_that_ids_are_known_from_need_the_columns(folder: Path) -> None:
+    OTHER.drop("d").write_parquet(folder / "test.parquet")
+    with pytest.raises(RecembError, match=r"/test\.parquet: column 'd' is missing"):
+        _ = tabular(folder, known_from=("train", "test")).schema
+
+
+def test_attributes_of_ids_of_other_files_are_known_too(folder: Path) -> None:
+    about = pl.DataFrame({"a": [1, 2, 3], "tags": [[7], [7], [8, 7]]})
+    about.write_parquet(folder / "about.parquet")
+    attributes = AttributeFile(
+        path="about.parquet", key="a", lists={"tags": ListColumn(unknown="error")}
+    )
+    data = tabular(folder, attributes=attributes, known_from=("train", "test"))
+    assert data.schema.attributes["tags"].values_M.tolist() == [0, 0, 1, 0]
+    assert data.schema.vocabularies["tags"].counts_V.tolist() == [4, 0]
+
+
 @pytest.mark.parametrize("stage", ["validation", "test"])
 @pytest.mark.parametrize(
     ("column", "rule"),

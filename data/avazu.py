@@ -1,0 +1,100 @@
+"""Avazu mobile advertising (Kaggle 2014): 21 categories per impression, and its hour.
+
+``hour`` (YYMMDDHH) never comes back, so it becomes three features: the hour of the day (0 to 23),
+the weekday (1 Monday to 7 Sunday) and whether it is a weekend. C20 holds -1, so it is read as text:
+an integer id is never negative. The impression's ``id`` says nothing and is left out. Values seen
+fewer than ``min_count`` times in training share one index.
+
+Source: Song et al., "AutoInt", CIKM 2019, arXiv:1810.11921, for the random split in 8:1:1; Zhu et
+al., "BARS", SIGIR 2022, arXiv:2205.09626, setting Avazu_x4, for the three features and min_count.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from data.columns import IdColumn
+from data.files import cache_root, data_root, fingerprint
+from data.prepared import Prepared
+from data.raw_log import scan_log, write_log
+
+TEXTS = (
+    "site_id", "site_domain", "site_category", "app_id", "app_domain", "app_category",
+    "device_id", "device_ip", "device_model", "C20",
+)  # fmt: skip
+INTEGERS = (
+    "C1", "banner_pos", "device_type", "device_conn_type", "C14", "C15", "C16", "C17", "C18",
+    "C19", "C21",
+)  # fmt: skip
+TIMES = ("hour", "weekday", "weekend")
+FORMAT = "1"
+"""Names what :func:`prepare` writes; it changes with the content, so no stale folder is read."""
+
+RAW: dict[str, type[pl.DataType]] = {
+    "click": pl.Int8,
+    "hour": pl.Int32,
+    **dict.fromkeys(INTEGERS, pl.Int32),
+    **dict.fromkeys(TEXTS, pl.String),
+}
+"""The columns of the raw file that are read."""
+
+
+def prepare(source: Path, folder: Path) -> Path:
+    """Write the three parquet files; return their folder. Nothing is written a second time.
+
+    Args:
+        source: Kaggle's ``train.csv``, or its columns as parquet or TSV.
+        folder: Where prepared data lives; a sub-folder named by format and source is made in it.
+
+    Raises:
+        RecembError: If the source is missing or does not hold what it should.
+    """
+    rows = scan_log(source, RAW)
+    target = folder / f"avazu-{FORMAT}-{fingerprint(source)}"
+    if not target.is_dir():
+        write_log(rows.with_columns(**_times()), source, target)
+    return target
+
+
+def _times() -> dict[str, pl.Expr]:
+    """Return hour of the day, weekday and weekend of YYMMDDHH."""
+    stamp = pl.col("hour")
+    day = pl.date(2000 + stamp // 1_000_000, stamp // 10_000 % 100, stamp // 100 % 100)
+    weekday = day.dt.weekday()
+    return {"hour": stamp % 100, "weekday": weekday, "weekend": (weekday > 5).cast(pl.Int8)}
+
+
+class Avazu(Prepared):
+    """Avazu's impressions, prepared on first use into the cache folder.
+
+    Args:
+        source: The raw file (see :func:`prepare`), under the folder that ``$RECEMB_DATA`` names.
+        min_count: Values seen less often in training are unknown.
+        batch_size: Samples per training batch.
+        eval_batch_size: Samples per batch of the other stages.
+        seed: Of the order of the training rows; the split depends on the row's number alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str = "avazu/train.csv",
+        min_count: int = 2,
+        batch_size: int = 4096,
+        eval_batch_size: int = 8192,
+        seed: int = 1,
+    ) -> None:
+        self.source = data_root() / Path(source).expanduser()
+        names = (*TIMES, *INTEGERS, *TEXTS)
+        super().__init__(
+            folder=str(cache_root()),
+            label="click",
+            categorical={name: IdColumn(min_count=min_count) for name in names},
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+        )
+
+    def prepare_data(self) -> None:
+        """Write the prepared files unless they are there."""
+        self.folder = prepare(self.source, cache_root())
