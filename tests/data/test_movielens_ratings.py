@@ -46,7 +46,7 @@ def test_the_split_is_the_same_whatever_the_order_of_the_file() -> None:
 
 
 def permutation(seed: int, count: int) -> list[int]:
-    """Return the order of the protocol: a Mersenne Twister and Fisher and Yates, in plain Python."""
+    """Return the order of the protocol: Mersenne Twister and Fisher-Yates in plain Python."""
     words = [seed]
     for place in range(1, 624):
         words.append((1812433253 * (words[-1] ^ (words[-1] >> 30)) + place) % 2**32)
