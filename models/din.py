@@ -23,10 +23,9 @@ from models.attention import Form, TargetAttention
 from models.feature_task import FeatureTask
 from models.layers import MLP, Activation
 from models.regularization import batch_aware_decay
-from recemb.embeddings import Ids
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
-from recemb.jagged import Jagged, is_tracing, to_padded
+from recemb.jagged import Ids, Jagged, is_tracing, to_padded
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable

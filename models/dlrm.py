@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from models.feature_task import FeatureTask, common_dim
 from models.layers import MLP, Activation, hidden_layers
-from recemb.embeddings import Ids
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
+from recemb.jagged import Ids
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from models.task import RankingTask
 from recemb.attributes import AttributeLookup
-from recemb.embeddings import Ids
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
+from recemb.jagged import Ids
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig

@@ -1,6 +1,6 @@
 """Ranking task: what every click-through-rate model does with its logits, in Lightning's terms."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,10 +10,10 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAUROC
 
 from data.batch import Batch
-from recemb.embeddings import Embeddings, Ids
+from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig, resolve_features
-from recemb.jagged import KeyedIds, split_keyed
+from recemb.jagged import Ids, KeyedIds, split_keyed
 from recemb.rows.local import LocalRowsStore
 from recemb.rows.optimizers import Adam, RowsOptimizer
 from recemb.schema import Schema
@@ -90,19 +90,33 @@ class RankingTask(LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of a batch, plus what the model adds to it."""
-        logits_B = self(batch.ids, batch.dense_BK)
-        loss = nn.functional.binary_cross_entropy_with_logits(logits_B, batch.label_B)
+        total = batch.label_B.new_zeros(())
+        for _ in self.embeddings.training_forms():
+            logits_B = self(batch.ids, batch.dense_BK)
+            loss = nn.functional.binary_cross_entropy_with_logits(logits_B, batch.label_B)
+            total = total + loss + self.penalty()
         self.log("train/logloss", loss.detach(), prog_bar=True, batch_size=batch.num_samples)
-        return loss + self.penalty()
+        # What the tables add: codebooks that learn (zero for most kinds).
+        return total + self.embeddings.loss()
 
     def penalty(self) -> Tensor | float:
         """Return what regularisation adds to the loss of the batch just scored."""
         return 0.0
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_epoch_start(self) -> None:
+        """Let staged tables take their next stage."""
+        self.embeddings.start_epoch(self.current_epoch)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
         """Step the dense optimizer, whose closure runs the backward pass, then the rows."""
-        super().optimizer_step(*args, **kwargs)
-        self.embeddings.rows.step()
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.embeddings.rows.step(optimizer_closure)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the state of the rows' optimizer, which the trainer does not know of."""

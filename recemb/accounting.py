@@ -45,16 +45,24 @@ def training_bytes(
 
 
 def table_report(embeddings: Embeddings) -> dict[str, dict[str, object]]:
-    """Return kind, rows, dim and bytes of the rows of each table."""
-    physical = embeddings.rows.tables()
+    """Return kind, rows, dim and bytes of each table.
+
+    ``num_rows`` is of training, ``bytes`` of the served form: rows with their scales, codebooks,
+    maps, networks and projections.
+    """
+    served = embeddings.served()
+    stored = served.rows.tables()
     report: dict[str, dict[str, object]] = {}
     for name, config in embeddings.tables.items():
-        parts = [physical[part] for part in embeddings.physical_of[name]]
+        content = embeddings.content(name)
+        # A view's own elements: tables share a flat storage.
+        rows = sum(
+            stored[entry].numel() * stored[entry].element_size() for entry in served.entries(name)
+        )
         report[name] = {
-            "kind": getattr(config, "kind", type(config).__name__),
-            "num_rows": sum(part.shape[0] for part in parts),
+            "kind": config.kind_name,
+            "num_rows": sum(len(values) for values in content.values.values()),
             "dim": config.dim,
-            # A view's own elements: tables share a flat storage.
-            "bytes": sum(part.numel() * part.element_size() for part in parts),
+            "bytes": rows + sum(module_bytes(module) for module in served.dense_of(name)),
         }
     return report

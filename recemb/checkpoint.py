@@ -8,6 +8,7 @@ generator. So a checkpoint alone rebuilds the model, and a resumed run continues
 import math
 import pickle
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.schema import Schema
 
-FORMAT = 1
+FORMAT = 2
 """Of the ``recemb`` entry; a reader refuses any other."""
 
 SECTIONS = ("model", "data")
 """The parts of a configuration that make a model what it is."""
+
+
+ORDERED = ("model.init_args.features.", "model.init_args.history.")
+"""Settings that are the order of a model's inputs; all others are found by name."""
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -68,6 +73,14 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def _save_topk_checkpoint(
+        self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
+    ) -> None:
+        """Keep the epoch if it is the best; not before staged tables are in their last stage."""
+        embeddings = getattr(trainer.lightning_module, "embeddings", None)
+        if embeddings is None or embeddings.is_final():
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score, and copy its checkpoint where it lay in another folder."""
         state = {**state_dict, "dirpath": self.dirpath, "last_model_path": ""}
@@ -106,7 +119,8 @@ class Header(Callback):
         """Add the entry."""
         checkpoint["recemb"] = {
             "format": FORMAT,
-            "config": yaml.safe_dump(self.config, sort_keys=True),
+            # In the order of the features, which is that of a model's inputs.
+            "config": yaml.safe_dump(self.config, sort_keys=False),
             "schema": self.schema.state(),
             "random_state": torch.get_rng_state(),
         }
@@ -154,26 +168,49 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def checkpoint_config(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def checkpoint_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration sections that a checkpoint was trained with."""
     config: dict[str, Any] = yaml.safe_load(checkpoint["recemb"]["config"])
     return config
 
 
-def checkpoint_schema(checkpoint: dict[str, Any]) -> Schema:
+def checkpoint_schema(checkpoint: Mapping[str, Any]) -> Schema:
     """Return the schema that a checkpoint was trained with."""
     return Schema.from_state(checkpoint["recemb"]["schema"])
 
 
-def check_same_config(path: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
+def is_compressed(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint was written by ``compress``: it has weights only."""
+    return "compressed" in checkpoint["recemb"]
+
+
+def check_same_config(
+    path: Path, checkpoint: Mapping[str, Any], current: Mapping[str, Any]
+) -> None:
     """Raise a :class:`RecembError` naming the first setting of the model that differs."""
+    saved = checkpoint_config(checkpoint)
     before, now = _flat(saved["model"], "model"), _flat(current["model"], "model")
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
-            raise RecembError(
+            message = (
                 f"{path}: a checkpoint of another configuration: {key} was "
                 f"{before.get(key, 'not set')} there and is {now.get(key, 'not set')} here"
             )
+            if is_compressed(checkpoint):
+                written = path.with_suffix(".yaml").name
+                message += f"; its tables were compressed, so give --config {written} beside it"
+            raise RecembError(message)
+    for there, here in zip(_ordered(before), _ordered(now), strict=True):
+        if there != here:
+            raise RecembError(
+                f"{path}: a checkpoint of another configuration: {there} was where {here} is here; "
+                "a model's inputs are in the order of its features, restore it"
+            )
+
+
+def _ordered(settings: Mapping[str, Any]) -> list[str]:
+    """Return the settings whose order a model depends on."""
+    return [key for key in settings if key.startswith(ORDERED)]
 
 
 def _flat(value: Any, path: str) -> dict[str, Any]:

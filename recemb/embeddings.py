@@ -3,33 +3,26 @@
     ids --encode--> row numbers --gather--> row vectors --compose--> one vector per id --pool--> bag
 
 Planning (which features go through which encode, gather and pool together) happens once, in the
-constructor; a forward pass only executes the plan. Features of one kind whose parts are equally
-wide form a *group* and are encoded and gathered together; within a group, features whose vectors
-are composed and pooled alike form a *block*.
+constructor; a forward pass only executes the plan, group by group
+(:mod:`recemb.feature_group`).
 
-Shapes: F features of a group, N ids of a group or block, B bags per feature, D per vector.
+Shapes: B samples, D elements per vector.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from recemb.errors import RecembError
+from recemb.feature_group import FeatureGroup, Member
 from recemb.features import Feature
-from recemb.jagged import Jagged, sizes_of, split_rows
+from recemb.jagged import Ids, Vectors
 from recemb.physical import PhysicalTable
-from recemb.pooling import Pooling, pool
 from recemb.rows.store import RowsStore
-from recemb.tables.kind import IdSpace, TableConfig, TableFeature
+from recemb.tables.kind import IdSpace, TableConfig, TableContent, TableFeature
 
-Ids = Tensor | Jagged
-"""One id per sample, (B,) int64; or a bag of ids per sample."""
-Vectors = Tensor | Jagged
-"""One vector per sample, (B, D); or, unpooled, a sequence of vectors per sample."""
 StoreFactory = Callable[[dict[str, PhysicalTable]], RowsStore]
 """Makes the rows store for the physical tables that the kinds ask for."""
 
@@ -46,9 +39,11 @@ class Embeddings(nn.Module):
         RecembError: If a table's settings are out of range or do not fit its features.
 
     Attributes:
+        tables: The configurations, solved: every budget has become a size.
         rows: The rows store. After a backward pass, call ``rows.step()``.
-        dims: D of each feature.
-        physical_of: The physical tables of each table.
+        dims: Elements of each feature's vector.
+        spaces: The id spaces that read each table.
+        physical_of: Per table, its parts under the names that the rows store knows them by.
     """
 
     def __init__(
@@ -58,33 +53,186 @@ class Embeddings(nn.Module):
         make_store: StoreFactory,
     ) -> None:
         super().__init__()
-        self.tables = dict(tables)
-        parts = {name: _physical_tables(name, config, features) for name, config in tables.items()}
-        self.physical_of = {name: tuple(named) for name, named in parts.items()}
-        self.rows = make_store({key: one for named in parts.values() for key, one in named.items()})
+        self.features = tuple(features)
+        self.make_store = make_store
+        self.spaces = {name: _spaces(name, features) for name in tables}
+        self.tables = {
+            name: config.solve(_where(name), self.spaces[name], _lookups(name, features))
+            for name, config in tables.items()
+        }
+        parts = {
+            name: config.physical_tables(_where(name), self.spaces[name])
+            for name, config in self.tables.items()
+        }
+        self.physical_of = {
+            name: _physical_names(name, list(named)) for name, named in parts.items()
+        }
+        _check_names(self.physical_of)
+        self.rows = make_store(
+            {
+                physical: parts[name][part]
+                for name, named in self.physical_of.items()
+                for part, physical in named.items()
+            }
+        )
+        self.learned = nn.ModuleDict()
+        self.projections = nn.ModuleDict()
+        for name, config in self.tables.items():
+            learned = config.learned(_where(name), self.spaces[name])
+            if learned is not None:
+                self.learned[_key(name)] = learned
+            if config.project is not None:
+                self.projections[_key(name)] = _projection(name, config, features)
         self.dims = {
-            feature.name: tables[feature.config.table].output_dim(feature.config.lookups)
+            feature.name: self.tables[feature.config.table].output_dim(feature.config.lookups)
             for feature in features
         }
-        members: dict[Hashable, list[_Member]] = {}
+        members: dict[Hashable, list[Member]] = {}
         for feature in features:
             member = self._member(feature, parts[feature.config.table])
-            widths = tuple(part.dim for part in member.feature.parts)
-            members.setdefault((type(member.feature.config), widths), []).append(member)
-        self.groups = nn.ModuleList(_Group(group) for group in members.values())
+            forms = tuple(part.form for part in member.feature.parts)
+            members.setdefault((type(member.feature.config), forms), []).append(member)
+        self.groups = nn.ModuleList(FeatureGroup(group) for group in members.values())
 
-    def _member(self, feature: Feature, parts: Mapping[str, PhysicalTable]) -> "_Member":
+    def _member(self, feature: Feature, parts: Mapping[str, PhysicalTable]) -> "Member":
+        table = feature.config.table
+        config, spaces = self.tables[table], self.spaces[table]
+        read = config.parts_of(feature.space)
+        read = tuple(parts) if read is None else read
+        physical = tuple(self.physical_of[table][part] for part in read)
         table_feature = TableFeature(
             name=feature.name,
-            table=feature.config.table,
-            config=self.tables[feature.config.table],
+            table=table,
+            config=config,
             space=feature.space,
+            spaces=tuple(spaces),
             lookups=feature.config.lookups,
-            parts=tuple(parts.values()),
-            base_rows=tuple(self.rows.base_row(name) for name in parts),
+            parts=tuple(parts[part] for part in read),
+            base_rows=tuple(self.rows.base_row(name) for name in physical),
+            reads=tuple(config.reads_per_id(part, feature.config.lookups) for part in read),
+            learned=self.learned_of(table),
         )
         form = feature.config.pooling if feature.is_list else "one"
-        return _Member(table_feature, form, tuple(parts))
+        projection = self.projections[_key(table)] if config.project is not None else None
+        return Member(table_feature, form, physical, projection)
+
+    def learned_of(self, table: str) -> nn.Module | None:
+        """Return the learned module of a table, if it has one."""
+        key = _key(table)
+        if key not in self.learned:  # a ModuleDict has no get()
+            return None
+        return self.learned[key]
+
+    def dense_of(self, table: str) -> list[nn.Module]:
+        """Return the learned module and the projection of a table, as far as it has them."""
+        key = _key(table)
+        return [modules[key] for modules in (self.learned, self.projections) if key in modules]
+
+    def entries(self, table: str) -> list[str]:
+        """Return the names of what the rows store keeps of a table."""
+        physical = set(self.physical_of[table].values())
+        return [
+            entry
+            for entry in self.rows.tables()
+            if entry in physical or entry.rpartition(".")[0] in physical
+        ]
+
+    def content(self, table: str) -> TableContent:
+        """Return a table with its rows and its learned module, as they are and not copied."""
+        values = {
+            part: self.rows.values(physical) for part, physical in self.physical_of[table].items()
+        }
+        return TableContent(
+            config=self.tables[table],
+            values=values,
+            learned=self.learned_of(table),
+            projection_OD=self._projection_of(table),
+        )
+
+    def _projection_of(self, table: str) -> Tensor | None:
+        key = _key(table)
+        return cast(nn.Linear, self.projections[key]).weight if key in self.projections else None
+
+    def converted(self, contents: Mapping[str, TableContent]) -> "Embeddings":
+        """Return embeddings of the same features in which some tables have another content.
+
+        Rows of the other tables, learned modules and projections are carried over.
+
+        Args:
+            contents: By table; solved configurations.
+        """
+        tables = {
+            name: contents[name].config if name in contents else config
+            for name, config in self.tables.items()
+        }
+        with torch.random.fork_rng():
+            new = Embeddings(tables, self.features, self.make_store)
+        stored = self.rows.tables()
+        entries = new.rows.tables()
+        for name in tables:
+            if name in contents:
+                content = contents[name]
+                for part, physical in new.physical_of[name].items():
+                    if part in content.selected:
+                        _select(stored, entries, physical, content.selected[part])
+                    else:
+                        new.rows.assign(physical, content.values[part])
+                _copy_state(content.learned, new.learned_of(name))
+            else:
+                for entry in new.entries(name):
+                    entries[entry].copy_(stored[entry])
+                _copy_state(self.learned_of(name), new.learned_of(name))
+            projection_OD = new._projection_of(name)
+            if projection_OD is not None:
+                given = contents[name].projection_OD if name in contents else None
+                source = self._projection_of(name) if given is None else given
+                assert source is not None
+                projection_OD.data.copy_(source)
+        return new.train(self.training)
+
+    def served(self) -> "Embeddings":
+        """Return the embeddings in the form that is served; themselves where that is the same."""
+        contents = {}
+        for name, config in self.tables.items():
+            where, spaces = _where(name), self.spaces[name]
+            if config.served(where, spaces) != config:
+                # A new learned module draws numbers before it is filled.
+                with torch.random.fork_rng():
+                    contents[name] = config.to_served(where, spaces, self.content(name))
+        return self.converted(contents) if contents else self
+
+    def is_final(self) -> bool:
+        """Return whether all tables have reached the form that is served."""
+        return all(config.is_final(self.learned_of(table)) for table, config in self.tables.items())
+
+    @torch.no_grad()
+    def start_epoch(self, epoch: int) -> None:
+        """Let staged tables take their next stage before training epoch ``epoch``, from 0."""
+        for table, config in self.tables.items():
+            config.start_epoch(epoch, self.content(table))
+
+    def loss(self) -> Tensor | float:
+        """Return what the tables add to the loss of the last training batch."""
+        return sum(group.kind.loss() for group in self._groups())
+
+    def training_forms(self) -> Iterator[int]:
+        """Take, one after the other, the forms in which each training batch is to be scored.
+
+        One, unless a kind trains several at once (Matryoshka); their losses are summed.
+        """
+        kinds = [group.kind for group in self._groups()]
+        count = max(kind.forms() for kind in kinds)
+        try:
+            for number in range(count):
+                for kind in kinds:
+                    kind.set_form(number if count > 1 else None)
+                yield number
+        finally:
+            for kind in kinds:
+                kind.set_form(None)
+
+    def _groups(self) -> "list[FeatureGroup]":
+        return cast("list[FeatureGroup]", list(self.groups))
 
     def forward(self, ids: Mapping[str, Ids]) -> dict[str, Vectors]:
         """Return the vectors of each feature.
@@ -109,99 +257,71 @@ class Embeddings(nn.Module):
         return vectors
 
 
-def _physical_tables(
-    table: str, config: TableConfig, features: Sequence[Feature]
-) -> dict[str, PhysicalTable]:
-    """Return the parts of a table under the names that a rows store knows them by."""
-    where = f"table {table!r}"
-    config.check(where)
+def _where(table: str) -> str:
+    return f"table {table!r}"
+
+
+def _key(table: str) -> str:
+    """Return a module name for a table: one without dots that no method of a module has."""
+    return f"table_{table.replace('.', '|')}"
+
+
+def _spaces(table: str, features: Sequence[Feature]) -> list[IdSpace]:
     readers = [feature.space for feature in features if feature.config.table == table]
-    spaces: dict[str, IdSpace] = {space.name: space for space in readers}
-    parts = config.physical_tables(where, list(spaces.values()))
+    return list({space.name: space for space in readers}.values())
+
+
+def _lookups(table: str, features: Sequence[Feature]) -> int:
+    """Return the most lookups of a table's features; behind a projection all have as many."""
+    return max(one.config.lookups for one in features if one.config.table == table)
+
+
+def _physical_names(table: str, parts: Sequence[str]) -> dict[str, str]:
+    """Return the names by which a rows store knows the parts of a table."""
     if len(parts) == 1:
-        return {table: next(iter(parts.values()))}
-    return {f"{table}.{part}": physical for part, physical in parts.items()}
+        return {parts[0]: table}
+    return {part: f"{table}.{part}" for part in parts}
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """A feature in its group: how it is read and what happens to its bags."""
+def _check_names(physical_of: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise a :class:`RecembError` if two tables would store something under one name."""
+    owner_of: dict[str, str] = {}
+    for table, parts in physical_of.items():
+        entries = [name + end for name in parts.values() for end in ("", ".step", ".scale")]
+        for entry in entries:
+            other = owner_of.setdefault(entry, table)
+            if other != table:
+                raise RecembError(
+                    f"{_where(table)}: table {other!r} stores something under the name {entry!r}; "
+                    "rename either"
+                )
 
-    feature: TableFeature
-    form: str
-    """``one`` (an id per sample) or the pooling of bags."""
-    physical: tuple[str, ...]
 
-    @property
-    def block_key(self) -> tuple[Hashable, str]:
-        return self.feature.config.signature(self.feature.lookups), self.form
-
-
-class _Group(nn.Module):
-    """Features that are encoded and gathered together, block by block."""
-
-    def __init__(self, members: Sequence[_Member]) -> None:
-        super().__init__()
-        members = sorted(members, key=lambda member: repr(member.block_key))
-        self.kind = members[0].feature.config.build([member.feature for member in members])
-        self.names = [member.feature.name for member in members]
-        self.part_tables = list(zip(*(member.physical for member in members), strict=True))
-        self.blocks = [list(block) for _, block in groupby(members, key=lambda m: m.block_key)]
-        reads = torch.tensor([member.feature.reads for member in members])
-        self.register_buffer("reads_F", reads, persistent=False)
-        self.reads_F: Tensor
-        last = torch.tensor([len(block) for block in self.blocks]).cumsum(0) - 1
-        self.register_buffer("last_of_block", last, persistent=False)
-        self.last_of_block: Tensor
-
-    def forward(self, ids: Mapping[str, Ids], rows: RowsStore) -> dict[str, Vectors]:
-        asked = [ids[name] for name in self.names]
-        values = [one if isinstance(one, Tensor) else one.values for one in asked]
-        sizes_F = sizes_of(values)
-        feature_N = torch.repeat_interleave(
-            torch.arange(len(values), device=sizes_F.device), sizes_F
+def _projection(table: str, config: TableConfig, features: Sequence[Feature]) -> nn.Linear:
+    """Return the learned matrix that a table's vectors go through."""
+    lookups = {feature.config.lookups for feature in features if feature.config.table == table}
+    if len(lookups) > 1:
+        raise RecembError(
+            f"{_where(table)}: project needs features with equal lookups, got {sorted(lookups)}"
         )
-        read_sizes_F = sizes_F * self.reads_F
-        parts = [
-            rows.gather(tables, rows_T, read_sizes_F)
-            for tables, rows_T in zip(
-                self.part_tables, self.kind.encode(torch.cat(values), feature_N), strict=True
-            )
-        ]
-        vectors: dict[str, Vectors] = {}
-        block_parts = self._split_blocks(parts, read_sizes_F)
-        for block, own_parts in zip(self.blocks, block_parts, strict=True):
-            vectors.update(self._finish(block, own_parts, ids))
-        return vectors
+    assert config.project is not None
+    return nn.Linear(config.vector_dim(lookups.pop()), config.project, bias=False)
 
-    def _split_blocks(self, parts: list[Tensor], read_sizes_F: Tensor) -> list[list[Tensor]]:
-        """Cut the gathered rows of each part into those of each block."""
-        if len(self.blocks) == 1:
-            return [parts]
-        totals = read_sizes_F.cumsum(0)[self.last_of_block]
-        sizes = torch.cat([totals[:1], totals[1:] - totals[:-1]])
-        return [list(cut) for cut in zip(*(split_rows(part, sizes) for part in parts), strict=True)]
 
-    def _finish(
-        self, block: list[_Member], parts: list[Tensor], ids: Mapping[str, Ids]
-    ) -> dict[str, Vectors]:
-        """Compose a block's vectors, pool its bags, and cut the result by feature."""
-        first = block[0]
-        names = [member.feature.name for member in block]
-        shaped = tuple(part.unflatten(0, (-1, first.feature.reads)) for part in parts)
-        vectors_ND = self.kind.compose(shaped, first.feature)
-        asked = [ids[name] for name in names]
-        if first.form == "one":
-            tensors = [cast(Tensor, one) for one in asked]
-            return dict(zip(names, split_rows(vectors_ND, sizes_of(tensors)), strict=True))
-        bags = [cast(Jagged, one) for one in asked]
-        if first.form == "none":
-            cut = split_rows(vectors_ND, sizes_of([bag.values for bag in bags]))
-            return {
-                name: Jagged(values, bag.lengths)
-                for name, values, bag in zip(names, cut, bags, strict=True)
-            }
-        lengths = torch.cat([bag.lengths for bag in bags])
-        pooled = pool(Jagged(vectors_ND, lengths), cast(Pooling, first.form))
-        sizes = sizes_of([bag.lengths for bag in bags])
-        return dict(zip(names, split_rows(pooled, sizes), strict=True))
+def _select(
+    stored: Mapping[str, Tensor], entries: Mapping[str, Tensor], physical: str, rows: Tensor | None
+) -> None:
+    """Copy rows of a physical table, cut to the target's width, with what scales they have."""
+    num_rows = len(stored[physical])
+    for entry, target in entries.items():
+        if entry == physical or entry.rpartition(".")[0] == physical:
+            source = stored[entry]
+            if rows is not None and len(source) == num_rows:
+                source = source[rows]
+            target.copy_(source[:, : target.shape[1]] if source.ndim == 2 else source)
+
+
+def _copy_state(source: nn.Module | None, target: nn.Module | None) -> None:
+    if target is not None:
+        assert source is not None
+        target.load_state_dict(source.state_dict())

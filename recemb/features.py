@@ -71,8 +71,14 @@ def resolve_features(
         Feature(
             name,
             config,
-            IdSpace(schema.id_space(name), schema.num_ids(name)),
+            _id_space(name, schema),
             schema.is_list(name),
         )
         for name, config in features.items()
     ]
+
+
+def _id_space(feature: str, schema: Schema) -> IdSpace:
+    space, num_ids = schema.id_space(feature), schema.num_ids(feature)
+    counts_V = None if num_ids is None else schema.vocabularies[space].counts_V
+    return IdSpace(space, num_ids, counts_V)

@@ -5,7 +5,8 @@ Two published functions, both on 64 bits and both independent of Python's own ``
 * strings become ids by **xxHash64** with seed 0 over their UTF-8 bytes (Collet, xxHash
   specification 0.1.1), read as a signed two's-complement int64;
 * ids become rows by the **SplitMix64** finaliser over ``id + salt`` (Steele, Lea and Flood, OOPSLA
-  2014), then a multiplication and a shift of the top 48 bits instead of a modulo (Lemire, 2019).
+  2014), then a multiplication and a shift of the top bits instead of a modulo (Lemire, 2019): the
+  top 31 bits in tables of up to 2^24 rows, the top 48 bits in larger ones.
 
 ``tests/test_hashing.py`` holds the vectors that a Java or C++ server must reproduce.
 
@@ -14,13 +15,18 @@ Shapes: N ids.
 
 import polars as pl
 import polars_hash
+import torch
 import xxhash
 from torch import Tensor
 
+SMALL_ROWS = 1 << 24
+"""Up to so many rows 31 bits of the hash are enough: no row is read 1 % more than another."""
 MAX_ROWS = 1 << 38
 """Rows that :func:`rows_of` can address: 24 bits of the hash times 2^38 must stay below 2^63."""
 
 _DIGIT = (1 << 24) - 1
+_TOP = (1 << 31) - 1
+_GOLDEN = -7046029254386353131
 
 
 def to_signed(value: int) -> int:
@@ -59,26 +65,56 @@ def salt_of(*parts: str | int) -> int:
 
 def mix(ids_N: Tensor) -> Tensor:
     """Return the SplitMix64 finaliser of int64 ids: a bijection in which every bit matters."""
-    # Tensors have no logical shift: shift arithmetically, then clear the copies of the sign bit.
-    x = ids_N + -7046029254386353131
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    x = _mix_top(ids_N + _GOLDEN)
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
-def rows_of(ids_N: Tensor, salts_N: Tensor, num_rows_N: Tensor) -> Tensor:
+def _mix_top(x: Tensor) -> Tensor:
+    """Mix ``x`` in place, all but the last step, which leaves the top 31 bits as they are.
+
+    In place, because hashing is bound by memory.
+    """
+    # Tensors have no logical shift: shift arithmetically, then clear the copies of the sign bit.
+    shifted = x >> 30
+    x ^= shifted.bitwise_and_(0x3FFFFFFFF)
+    x *= -4658895280553007687
+    torch.bitwise_right_shift(x, 27, out=shifted)
+    x ^= shifted.bitwise_and_(0x1FFFFFFFFF)
+    x *= -7723592293110705685
+    return x
+
+
+def rows_of(
+    ids_N: Tensor, salts_N: Tensor, num_rows_N: Tensor, is_small: bool | None = None
+) -> Tensor:
     """Return a pseudo-random row in ``0 .. num_rows - 1`` for each (id, salt).
 
     Args:
         ids_N: int64, any value.
-        salts_N: int64, one per id, or one for all.
-        num_rows_N: int64 in ``1 .. MAX_ROWS``, one per id, or one for all.
+        salts_N: int64, one per id, or one for all (or anything that broadcasts).
+        num_rows_N: int64 in ``1 .. MAX_ROWS``, likewise.
+        is_small: Whether ``num_rows_N`` is known to be at most :data:`SMALL_ROWS` everywhere; None
+            where that is to be looked at row by row.
     """
-    hashed_N = mix(ids_N + salts_N)
-    high_N = (hashed_N >> 40) & _DIGIT
-    low_N = (hashed_N >> 16) & _DIGIT
+    x = _mix_top(ids_N + (salts_N + _GOLDEN))
+    if is_small:
+        return _rows_of_top(x, num_rows_N)
+    small_N = _rows_of_top(x.clone(), num_rows_N)
+    x = x ^ ((x >> 31) & 0x1FFFFFFFF)
+    high_N = (x >> 40) & _DIGIT
+    low_N = (x >> 16) & _DIGIT
     # floor(top48 * num_rows / 2^48) in two 24-bit digits; nested floors are exact.
-    return (high_N * num_rows_N + ((low_N * num_rows_N) >> 24)) >> 24
+    large_N = (high_N * num_rows_N + ((low_N * num_rows_N) >> 24)) >> 24
+    return torch.where(num_rows_N <= SMALL_ROWS, small_N, large_N)
+
+
+def _rows_of_top(x: Tensor, num_rows_N: Tensor) -> Tensor:
+    """Return floor(top31 * num_rows / 2^31), written over ``x``."""
+    x >>= 33
+    x &= _TOP
+    x *= num_rows_N
+    x >>= 31
+    return x
 
 
 def rows_of_one(key: int, salt: int, num_rows: int) -> int:
@@ -88,4 +124,4 @@ def rows_of_one(key: int, salt: int, num_rows: int) -> int:
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
     x ^= x >> 31
-    return ((x >> 16) * num_rows) >> 48
+    return ((x >> 33) * num_rows) >> 31 if num_rows <= SMALL_ROWS else ((x >> 16) * num_rows) >> 48

@@ -66,6 +66,12 @@ class Jagged(NamedTuple):
     lengths: Tensor
 
 
+Ids = Tensor | Jagged
+"""One id per sample, (B,) int64; or a bag of ids per sample."""
+Vectors = Tensor | Jagged
+"""One vector per sample, (B, D); or, unpooled, a sequence of vectors per sample."""
+
+
 def split_keyed(keyed: KeyedIds) -> dict[str, Jagged]:
     """Return the bags of each feature by name; views of ``keyed``, no copies."""
     names = list(keyed.keys())

@@ -1,11 +1,12 @@
-"""Rebuild: a checkpoint's model from the checkpoint alone."""
+"""Rebuild: a checkpoint's model, and its data, from the checkpoint alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
-from lightning import LightningModule
+import yaml
+from lightning import LightningDataModule, LightningModule
 
 from recemb.checkpoint import checkpoint_config, checkpoint_schema, read_checkpoint
 from recemb.errors import RecembError
@@ -30,25 +31,77 @@ def rebuild(path: Path, allow: Sequence[str] = ()) -> tuple[LightningModule, Sch
         RecembError: If the checkpoint cannot be read, or names a class from elsewhere.
     """
     checkpoint = read_checkpoint(path)
-    schema = checkpoint_schema(checkpoint)
+    return rebuild_model(path, checkpoint, allow), checkpoint_schema(checkpoint)
+
+
+def rebuild_model(
+    path: Path, checkpoint: Mapping[str, Any], allow: Sequence[str] = ()
+) -> LightningModule:
+    """Return the model of a checkpoint that has been read; see :func:`rebuild`."""
     settings = checkpoint_config(checkpoint)["model"]
-    prefixes = (*ALLOWED, *(f"{package}." for package in allow))
-    for class_path in _class_paths(settings):
-        if not class_path.startswith(prefixes):
-            raise RecembError(
-                f"{path}: refused, because it names the class {class_path!r}, which is outside "
-                f"{', '.join(prefixes)}; pass --allow {class_path.split('.')[0]} if you trust it"
-            )
+    check_classes(path, settings, allow)
+    parser = _model_parser(checkpoint_schema(checkpoint))
+    model: LightningModule = parser.instantiate(parser.parse_object({"model": settings})).model
+    model.load_state_dict(checkpoint["state_dict"])
+    return model.eval()
+
+
+def rebuild_data(
+    path: Path, checkpoint: Mapping[str, Any], settings: Any, allow: Sequence[str] = ()
+) -> LightningDataModule:
+    """Return a data module whose ids mean what they do in a checkpoint.
+
+    Args:
+        path: Where the settings are from.
+        checkpoint: That has been read.
+        settings: The section ``data`` of a configuration.
+        allow: Further packages whose classes it may name.
+
+    Raises:
+        RecembError: If the settings name a class from elsewhere.
+    """
+    check_classes(path, settings, allow)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    data: Any = parser.instantiate(parser.parse_object({"data": settings})).data
+    data.schema = checkpoint_schema(checkpoint)
+    module: LightningDataModule = data
+    return module
+
+
+def written_model(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section ``model`` as fit writes it: every setting, class paths as they are named.
+
+    Args:
+        checkpoint: Whose schema the model has.
+        settings: The section as a user may write it.
+    """
+    parser = _model_parser(checkpoint_schema(checkpoint))
+    text = parser.dump(parser.parse_object({"model": dict(settings)}), skip_none=False)
+    model: dict[str, Any] = yaml.safe_load(text)["model"]
+    return model
+
+
+def _model_parser(schema: Schema) -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(_Saved, "saved")
     parser.add_subclass_arguments(LightningModule, "model", required=True)
     parser.link_arguments(
         "saved", "model.init_args.schema", compute_fn=lambda saved: schema, apply_on="instantiate"
     )
-    built = parser.instantiate(parser.parse_object({"model": settings}))
-    model: LightningModule = built.model
-    model.load_state_dict(checkpoint["state_dict"])
-    return model.eval(), schema
+    return parser
+
+
+def check_classes(path: Path, settings: Any, allow: Sequence[str]) -> None:
+    """Raise a :class:`RecembError` if settings name a class from elsewhere."""
+    prefixes = (*ALLOWED, *(f"{package}." for package in allow))
+    # A class may be named by a string alone.
+    for class_path in [settings] if isinstance(settings, str) else _class_paths(settings):
+        if not class_path.startswith(prefixes):
+            raise RecembError(
+                f"{path}: refused, because it names the class {class_path!r}, which is outside "
+                f"{', '.join(prefixes)}; pass --allow {class_path.split('.')[0]} if you trust it"
+            )
 
 
 def _class_paths(value: Any) -> list[str]:

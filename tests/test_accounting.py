@@ -129,6 +129,8 @@ def test_training_bytes_hold_rows_network_and_both_optimizers(module: Embeddings
     rows_state = 2 * ROW_ELEMENTS * 4 + 8
     # Two moments per weight and an fp32 step for each of weight and bias.
     dense_state = 2 * 7 * 4 + 2 * 4
+    # Rows are buffers too; the others are base rows, salts and the like.
     buffers = sum(one.numel() * one.element_size() for one in model.buffers())
-    wanted = ROW_ELEMENTS * 4 + 7 * 4 + buffers + rows_state + dense_state
+    assert ROW_ELEMENTS * 4 < buffers < ROW_ELEMENTS * 4 + 1000
+    wanted = 7 * 4 + buffers + rows_state + dense_state
     assert training_bytes(model, module, [dense]) == wanted

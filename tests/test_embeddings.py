@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from recemb.embeddings import Embeddings, Ids, Vectors
+from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.features import Feature, FeatureConfig, resolve_features
-from recemb.jagged import Jagged
+from recemb.jagged import Ids, Jagged, Vectors
 from recemb.schema import Attribute, Column, Schema
+from recemb.tables.compositional import Compositional
+from recemb.tables.dpq import DPQ
 from recemb.tables.full import Full
 from recemb.tables.hashed import Hashed
-from recemb.tables.kind import TableConfig
+from recemb.tables.kind import TableConfig, TableContent
+from recemb.tables.matryoshka import Matryoshka
+from recemb.tables.mixed_dim import MixedDim
 from recemb.tables.unified import Unified
 from recemb.vocabulary import Vocabulary, VocabularyConfig
 from tests.tables.contract import as_tensor, bags, embeddings, feature, ids
@@ -180,6 +184,112 @@ def test_the_state_dict_is_the_tables(mixed: Embeddings) -> None:
     assert set(mixed.state_dict()) == {f"rows.{table}" for table in TABLES}
 
 
+# Names
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "name"),
+    [
+        (Full(dim=4, precision="int8"), "a.step", "a.step"),
+        (Full(dim=4, precision="int8", step="row"), "a.scale", "a.scale"),
+        (Compositional(dim=4, num_remainders=8), "a.quotients", "a.quotients"),
+    ],
+)
+def test_tables_that_would_store_under_one_name_are_refused(
+    first: TableConfig, second: str, name: str
+) -> None:
+    """They would read and save each other's rows."""
+    features = [feature("x", "a"), feature("y", second)]
+    with pytest.raises(
+        RecembError, match=rf"^table '{second}': table 'a' stores something under the name '{name}'"
+    ):
+        embeddings({"a": first, second: Full(dim=4)}, features)
+
+
+def test_names_may_have_dots_and_be_those_of_methods() -> None:
+    tables: dict[str, TableConfig] = {
+        "a": DPQ(dim=4, num_parts=2, num_keys=4),
+        "a.b": DPQ(dim=4, num_parts=2, num_keys=4),
+        "forward": DPQ(dim=4, num_parts=2, num_keys=4, project=3),
+    }
+    features = [feature(f"f.{name}", name) for name in tables]
+    module = embeddings(tables, features)
+    other = embeddings(tables, features, seed=2)
+    other.load_state_dict(module.state_dict())
+    batch: dict[str, Ids] = {one.name: ids([3, 49]) for one in features}
+    for one in (module, module.served()):
+        got, wanted = one.eval()(batch), other.eval()(batch)
+        for name in batch:
+            assert torch.equal(as_tensor(got[name]), as_tensor(wanted[name]))
+
+
+# Converted and served
+
+
+def test_served_converts_what_changes_and_carries_the_rest() -> None:
+    tables: dict[str, TableConfig] = {
+        "plain": Full(dim=6),
+        "coded": DPQ(dim=6, num_parts=3, num_keys=4),
+        "small": Full(dim=6, precision="int4", step="row"),
+        "cut": Matryoshka(dim=6, serve=2),
+        "learned": MixedDim(dim=6, exponent=0.5, project=5),
+    }
+    features = [feature(name, name) for name in tables]
+    features += [feature("users", "learned", space="user"), feature("more", "coded", space="user")]
+    module = embeddings(tables, features).eval()
+    keys = {one.name: ids(range(20)) for one in features}
+    served = module.served()
+    assert {name: one.kind_name for name, one in served.tables.items()} == {
+        "plain": "full",
+        "coded": "codes",
+        "small": "full",
+        "cut": "matryoshka",
+        "learned": "mixed_dim",
+    }
+    wanted, got = module(keys), served(keys)
+    for name in keys:
+        assert torch.equal(as_tensor(got[name]), as_tensor(wanted[name])), name
+    # A module of its own: training on does not change what is served.
+    module.train()
+    sum(as_tensor(one).sum() for one in module(keys).values()).backward()  # type: ignore[union-attr]
+    module.rows.step()
+    for name, vectors in served(keys).items():
+        assert torch.equal(as_tensor(vectors), as_tensor(got[name])), name
+
+
+def test_embeddings_without_another_form_are_served_as_they_are() -> None:
+    module = embeddings({"plain": Full(dim=6)}, [feature("one", "plain")])
+    assert module.served() is module
+
+
+def test_serving_draws_no_random_number() -> None:
+    module = embeddings({"a": DPQ(dim=6, num_parts=3, num_keys=4)}, [feature("one", "a")])
+    torch.manual_seed(1)
+    wanted = torch.rand(3)
+    torch.manual_seed(1)
+    module.served()
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_one_content_may_be_replaced() -> None:
+    tables: dict[str, TableConfig] = {"a": Full(dim=3), "b": Full(dim=3)}
+    module = embeddings(tables, [feature("one", "a"), feature("two", "b")])
+    values = torch.arange(150.0).reshape(50, 3)
+    content = TableContent(config=Full(dim=3), values={"rows": values}, learned=None)
+    new = module.converted({"b": content})
+    assert torch.equal(new.rows.tables()["b"], values)
+    assert torch.equal(new.rows.tables()["a"], module.rows.tables()["a"])
+    assert not torch.equal(module.rows.tables()["b"], values)
+
+
+def test_projection_needs_equal_lookups() -> None:
+    features = [feature("one", "a", lookups=2), feature("two", "a")]
+    with pytest.raises(
+        RecembError, match=r"^table 'a': project needs features with equal lookups, got \[1, 2\]"
+    ):
+        embeddings({"a": Unified(dim=3, num_rows=9, project=5)}, features)
+
+
 # Features resolved against the data
 
 
@@ -264,15 +374,16 @@ def test_dim_zero_is_refused_where_the_name_is_known() -> None:
         embeddings({"ads": Full(dim=0)}, [feature("item", "ads")])
 
 
-def test_full_table_of_two_vocabularies_is_refused(schema: Schema) -> None:
+def test_full_table_of_two_vocabularies_has_the_rows_of_both(schema: Schema) -> None:
     features = {name: FeatureConfig(table="ads") for name in ("item", "user")}
     tables = {"ads": Full(dim=4)}
-    resolved = _resolve(schema, features, tables)
-    with pytest.raises(
-        RecembError,
-        match=r"^table 'ads': kind full needs one vocabulary, got features of \['item', 'user'\]",
-    ):
-        embeddings(tables, resolved)
+    module = embeddings(tables, _resolve(schema, features, tables))
+    rows = module.rows.tables()["ads"]
+    # Three known values and an unknown one, twice.
+    assert rows.shape == (8, 4)
+    got = module({"item": ids([3]), "user": ids([0, 3])})
+    assert torch.equal(as_tensor(got["item"]), rows[[3]])
+    assert torch.equal(as_tensor(got["user"]), rows[[4, 7]])
 
 
 WITHOUT_TORCHREC = """

@@ -17,11 +17,15 @@ def test_names_of_the_package():
 
 
 def test_kinds():
-    assert set(KINDS) == {"full", "hashed", "unified"}
+    assert set(KINDS) == {
+        "adaptive", "codes", "compositional", "deduplicated", "deep_hash", "dpq", "full", "hashed",
+        "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "tensor_train", "unified",
+        "weighted_hash",
+    }  # fmt: skip
 
 
 def test_verbs():
     lines = [line.split() for line in USAGE.splitlines() if line.startswith("  ")]
     assert [words[0] for words in lines] == [
-        "fit", "validate", "test", "predict", "export", "show",
+        "fit", "validate", "test", "predict", "compress", "export", "show", "kinds",
     ]  # fmt: skip

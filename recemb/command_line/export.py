@@ -3,8 +3,13 @@
 import argparse
 import time
 from pathlib import Path
+from typing import Any, cast
 
+from recemb.accounting import table_report
 from recemb.command_line.show import summary
+from recemb.compress.methods import PRECISIONS
+from recemb.compress.tables import compress
+from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild
@@ -18,6 +23,9 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("checkpoint", type=Path, help="written by fit")
     parser.add_argument(
         "--output", type=Path, help="the file (default: model.pt in the run folder)"
+    )
+    parser.add_argument(
+        "--quantize", choices=PRECISIONS, help="store rows in fewer bits, as compress does"
     )
     parser.add_argument("--run", type=Path, help="run folder (default: runs/export/<time>-export)")
     parser.add_argument("--json", type=Path, help="where a copy of results.json goes")
@@ -35,6 +43,12 @@ def run(arguments: list[str]) -> None:
     if output.suffix != ".pt":
         raise RecembError(f"{output}: the program's name must end in .pt")
     model, schema = rebuild(options.checkpoint, options.allow)
+    quantized: dict[str, Any] = {}
+    if options.quantize is not None:
+        smaller = compress(cast(Embeddings, model.embeddings), PRECISIONS[options.quantize])
+        model.embeddings = smaller.embeddings
+        tables = table_report(smaller.embeddings)
+        quantized = {"quantize": options.quantize, "tables": tables, "kept": smaller.kept}
     found = export(model, schema, output)
     results = {
         "verb": "export",
@@ -42,6 +56,7 @@ def run(arguments: list[str]) -> None:
         "run": str(folder),
         "checkpoint": str(options.checkpoint),
         "program": str(output),
+        **quantized,
         "parity": found["parity"],
         "bytes": {"serving": found["serving_bytes"], "file": found["file_bytes"]},
         "inputs": found["inputs"],

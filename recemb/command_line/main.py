@@ -17,8 +17,10 @@ USAGE = """usage: python -m recemb VERB [options]
   validate   measure a checkpoint on the validation file
   test       measure a checkpoint on the test file
   predict    write a checkpoint's click probabilities for the test file
+  compress   write a checkpoint with smaller tables, and measure what that costs
   export     write a checkpoint's model as TorchScript that needs only torch
   show       print what a run folder holds
+  kinds      print the kinds of tables
 
 `python -m recemb VERB --help` lists the options of a verb."""
 
@@ -55,6 +57,12 @@ def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
         _quiet()
         run(verb, rest)
 
+    def compress(verb: str, rest: list[str]) -> None:
+        from recemb.command_line.compress import run
+
+        _quiet()
+        run(rest)
+
     def export(verb: str, rest: list[str]) -> None:
         from recemb.command_line.export import run
 
@@ -66,8 +74,13 @@ def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
 
         run(rest)
 
+    def kinds(verb: str, rest: list[str]) -> None:
+        from recemb.command_line.kinds import run
+
+        run(rest)
+
     training = dict.fromkeys(("fit", "validate", "test", "predict"), train)
-    return {**training, "export": export, "show": show}
+    return {**training, "compress": compress, "export": export, "show": show, "kinds": kinds}
 
 
 def _quiet() -> None:

@@ -14,19 +14,24 @@ def summary(results: Mapping[str, Any]) -> str:
     """Return the results of one verb as a short table."""
     rows: dict[str, str] = {}
     bound = results.get("best_auc", {})
+    before = results.get("before", {})
     for name, value in results.get("metrics", {}).items():
         rows[name] = f"{value:.4f}"
+        if before:
+            old = before["metrics"][name]
+            rows[name] = f"{old:.4f} -> {value:.4f}   ({value - old:+z.4f})"
         stage = {"test/auc": "test", "val/auc": "validation"}.get(name)
         if stage in bound:
             rows[name] += f"   (the log's own law allows {bound[stage]:.4f})"
-    for name, table_ in results.get("tables", {}).items():
-        rows[f"table {name}"] = (
-            f"{table_['kind']}, {table_['num_rows']:,} rows x {table_['dim']}, "
-            f"{human_bytes(table_['bytes'])}"
-        )
-    if "bytes" in results:
-        parts = [f"{human_bytes(value)} {name}" for name, value in results["bytes"].items()]
-        rows["bytes"] = ", ".join(parts)
+    for name, one in results.get("tables", {}).items():
+        rows[f"table {name}"] = _table(one)
+        if name in results.get("kept", {}):
+            rows[f"table {name}"] += f"; stays: {results['kept'][name]}"
+        elif before:
+            rows[f"table {name}"] = f"{_table(before['tables'][name])} -> {_table(one)}"
+    for name, counts in (("bytes before", before.get("bytes")), ("bytes", results.get("bytes"))):
+        if counts is not None:
+            rows[name] = ", ".join(f"{human_bytes(n)} {what}" for what, n in counts.items())
     if "samples_per_s" in results:
         rows["speed"] = f"{results['samples_per_s']:,.0f} training samples/s"
     if "parity" in results:
@@ -42,6 +47,11 @@ def summary(results: Mapping[str, Any]) -> str:
     if "run" in results:
         rows["results"] = str(Path(results["run"]) / "results.json")
     return table(rows)
+
+
+def _table(one: Mapping[str, Any]) -> str:
+    rows = f"{one['num_rows']:,} rows x {one['dim']}"
+    return f"{one['kind']}, {rows}, {human_bytes(one['bytes'])}"
 
 
 def run(arguments: list[str]) -> None:

@@ -29,8 +29,8 @@ from recemb.checkpoint import (
     Header,
     WholeFileIO,
     check_same_config,
-    checkpoint_config,
     checkpoint_schema,
+    is_compressed,
     read_checkpoint,
 )
 from recemb.command_line.show import summary
@@ -145,7 +145,7 @@ class TrainingCLI(LightningCLI):
             raise RecembError(f"{self.verb} needs a checkpoint; give --ckpt_path")
         if path is not None:
             self.checkpoint = read_checkpoint(Path(path))
-            check_same_config(Path(path), checkpoint_config(self.checkpoint), self.plain)
+            check_same_config(Path(path), self.checkpoint, self.plain)
         source = self.config.config[0] if self.config.get("config") else None
         name = Path(str(source)).stem if source else "run"
         self.folder = Path(self.config.run) if self.config.run else new_run(self.verb, name)
@@ -209,7 +209,12 @@ def run(verb: str, arguments: list[str]) -> None:
 def _fit(cli: TrainingCLI) -> dict[str, Any]:
     """Train, restore the best checkpoint by the validation metric, test it once."""
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
-    trainer.fit(model, datamodule=data, ckpt_path=cli.config.ckpt_path, weights_only=True)
+    resumed = cli.config.ckpt_path
+    if cli.checkpoint is not None and is_compressed(cli.checkpoint):
+        # Its optimizers' state was of other tables: fine-tuning starts from the weights alone.
+        model.load_state_dict(cli.checkpoint["state_dict"])
+        resumed = None
+    trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
     best = cli.best.best_model_path
     if not best:
         raise RecembError("fit: no epoch was finished, so there is no checkpoint; raise max_epochs")

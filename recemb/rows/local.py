@@ -1,21 +1,24 @@
-"""The local rows store: one process, one flat tensor per row width, touched-rows-only updates.
+"""The local rows store: one process, one flat tensor per row form, touched-rows-only updates.
 
-All tables of one width lie one after the other in one tensor, so that a batch is one
-``index_select`` however many tables it reads: on a CPU about three times as fast as a
-table-batched kernel. Gradients stay a list of (rows, gradients); a step sums duplicates, updates
-the distinct rows and writes them back. Nothing of the size of a table is ever allocated.
+All tables of one width and precision lie one after the other in one tensor
+(:mod:`recemb.rows.flat`), so that a batch is one ``index_select`` however many tables it reads: on
+a CPU about three times as fast as a table-batched kernel. Gradients stay a list of (rows,
+gradients); a step sums duplicates, updates the distinct rows in fp32 and writes them back. Nothing
+of the size of a table is ever allocated.
 
-Shapes: R rows of all tables of a width, D that width, T rows gathered, U <= T distinct ones.
+Shapes: R rows of all tables of a form, D their width, T rows gathered, U <= T distinct ones.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recemb.physical import PhysicalTable
+from recemb.rows.flat import Flat, LearnedStepFlat, make_flat
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.rows.store import RowsStore, check_entries
 
@@ -23,28 +26,36 @@ Pending = list[tuple[Tensor, Tensor]]
 """Row numbers and gradients that backward passes have left for the next step."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a table lies: the width of its flat tensor and its rows there."""
-
-    width: int
-    rows: slice
-
-
 class _Gather(torch.autograd.Function):
-    """``index_select`` whose backward hands the gradient to the store instead of to the weight."""
+    """A selection of rows whose backward hands the gradient to the store."""
 
     @staticmethod
-    def forward(ctx: Any, weight_RD: Tensor, rows_T: Tensor, pending: Pending) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, flat: Flat, rows_T: Tensor, pending: Pending) -> Tensor:
         ctx.save_for_backward(rows_T)
         ctx.pending = pending
-        return weight_RD.index_select(0, rows_T)
+        return flat.select(rows_T)
 
     @staticmethod
-    def backward(ctx: Any, grad_TD: Tensor) -> tuple[None, None, None]:
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[None, None, None, None]:
         (rows_T,) = ctx.saved_tensors
         ctx.pending.append((rows_T, grad_TD))
-        return None, None, None
+        return None, None, None, None
+
+
+@dataclass(slots=True)
+class _Block:
+    """A flat with what training keeps beside it."""
+
+    flat: Flat
+    state: dict[str, Tensor]
+    pending: Pending = field(default_factory=list)
+
+    def take_pending(self) -> tuple[Tensor, Tensor, int]:
+        """Return the distinct rows, their summed gradients and how many reads that was."""
+        rows_T = torch.cat([rows for rows, _ in self.pending])
+        grads_TD = torch.cat([grads for _, grads in self.pending])
+        self.pending.clear()
+        return *sum_duplicates(rows_T, grads_TD), len(rows_T)
 
 
 def sum_duplicates(rows_T: Tensor, grads_TD: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,8 +72,7 @@ class LocalRowsStore(RowsStore):
         physical: The tables, by name.
         optimizer: How touched rows change.
 
-    The flat tensors are parameters of the module, but their ``grad`` is always None, so a dense
-    optimizer that is given them leaves them alone.
+    The rows are buffers, so no dense optimizer sees them.
     """
 
     def __init__(self, physical: Mapping[str, PhysicalTable], optimizer: RowsOptimizer) -> None:
@@ -70,96 +80,132 @@ class LocalRowsStore(RowsStore):
         self.physical = dict(physical)
         self.optimizer = optimizer
         self.num_steps = 0
-        self._places: dict[str, _Place] = {}
-        num_rows: dict[int, int] = {}
+        # What makes gathered rows require gradients; it holds nothing and never gets one.
+        self.anchor = nn.Parameter(torch.empty(0))
+        forms = {table.form: "_".join(map(str, table.form)) for table in self.physical.values()}
+        self._block_of = {name: forms[table.form] for name, table in self.physical.items()}
+        self.flats = nn.ModuleDict()
+        self._blocks: dict[str, _Block] = {}
+        for form, key in forms.items():
+            own = {name: table for name, table in self.physical.items() if table.form == form}
+            flat = make_flat(own)
+            self.flats[key] = flat
+            dims = optimizer.state_dims(flat.dim) if flat.is_trainable else {}
+            state = {name: torch.zeros(flat.num_rows, n) for name, n in dims.items()}
+            self._blocks[key] = _Block(flat, state)
         for name, table in self.physical.items():
-            start = num_rows.get(table.dim, 0)
-            num_rows[table.dim] = start + table.num_rows
-            self._places[name] = _Place(table.dim, slice(start, start + table.num_rows))
-        for dim, rows in num_rows.items():
-            # Parameters of the store itself: a child module would add state dict entries.
-            self.register_parameter(f"flat_{dim}", nn.Parameter(torch.empty(rows, dim)))
-        self._state = {
-            dim: {
-                key: torch.zeros(rows, elements)
-                for key, elements in optimizer.state_dims(dim).items()
-            }
-            for dim, rows in num_rows.items()
-        }
-        self._pending: dict[int, Pending] = {dim: [] for dim in num_rows}
-        for name, table in self.physical.items():
-            table.initializer(self.tables()[name])
+            rows_RD = torch.empty(table.num_rows, table.dim)
+            table.initializer(rows_RD)
+            self._flat(name).assign(name, rows_RD)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "LocalRowsStore":
         """Move optimizer state along with the rows; it is no buffer, for it is not served."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._state = {
-            dim: {key: fn(values) for key, values in state.items()}
-            for dim, state in self._state.items()
-        }
+        for block in self._blocks.values():
+            block.state = {key: fn(values) for key, values in block.state.items()}
         return self
 
-    def _flat(self, width: int) -> Tensor:
-        return self.get_parameter(f"flat_{width}")
+    def _flat(self, table: str) -> Flat:
+        return self._blocks[self._block_of[table]].flat
 
     def base_row(self, table: str) -> int:
         """Return where the table starts in its flat tensor."""
-        return int(self._places[table].rows.start)
+        return int(self._flat(table).places[table].start)
 
     def gather(self, tables: Sequence[str], rows_T: Tensor, sizes_F: Tensor) -> Tensor:
         """Select rows of the flat tensor; where a block ends does not matter here."""
-        width = self._places[tables[0]].width
-        weight_RD = self._flat(width)
-        if torch.is_grad_enabled() and self.training:
+        block = self._blocks[self._block_of[tables[0]]]
+        if torch.is_grad_enabled() and self.training and block.flat.is_trainable:
             gathered: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
-                weight_RD, rows_T, self._pending[width]
+                self.anchor, block.flat, rows_T, block.pending
             )
             return gathered
-        return weight_RD.detach().index_select(0, rows_T)
+        return block.flat.select(rows_T)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, reevaluate: Callable[[], object] | None = None) -> None:
         """Update each distinct touched row once, by the sum of its gradients."""
         self.num_steps += 1
-        for dim, pending in self._pending.items():
-            if not pending:
+        learning: list[tuple[_Block, Tensor, Tensor]] = []
+        for block in self._blocks.values():
+            if not block.pending:
                 continue
-            weight_RD, state = self._flat(dim), self._state[dim]
-            rows_T = torch.cat([rows for rows, _ in pending])
-            rows_U, grads_UD = sum_duplicates(rows_T, torch.cat([grads for _, grads in pending]))
-            block = {key: values.index_select(0, rows_U) for key, values in state.items()}
-            new_UD = self.optimizer.update(
-                weight_RD.index_select(0, rows_U), grads_UD, block, self.num_steps
-            )
-            weight_RD.index_copy_(0, rows_U, new_UD)
-            for key, values in state.items():
-                values.index_copy_(0, rows_U, block[key])
-            pending.clear()
+            rows_U, grads_UD, reads = block.take_pending()
+            touched = {key: values.index_select(0, rows_U) for key, values in block.state.items()}
+            old_UD = block.flat.select(rows_U)
+            new_UD = self.optimizer.update(old_UD, grads_UD, touched, self.num_steps)
+            for key, values in block.state.items():
+                values.index_copy_(0, rows_U, touched[key])
+            if not isinstance(block.flat, LearnedStepFlat):
+                block.flat.write(rows_U, new_UD)
+            elif reevaluate is None:
+                self._move_steps(block.flat, rows_U, new_UD, grads_UD, reads)
+            else:
+                block.flat.write_nearest(rows_U, new_UD)
+                learning.append((block, rows_U, new_UD))
+        if learning and reevaluate is not None:
+            self._learn_steps(learning, reevaluate)
+
+    def _learn_steps(
+        self, learning: list[tuple[_Block, Tensor, Tensor]], reevaluate: Callable[[], object]
+    ) -> None:
+        """Move learned steps by the gradient at the new rows, rounded to the nearest."""
+        with torch.enable_grad():
+            reevaluate()
+        for block, rows_U, new_UD in learning:
+            assert isinstance(block.flat, LearnedStepFlat)
+            # Of accumulated batches only the last comes again, and a model may draw at random what
+            # it reads: the steps of rows that do not come stay, rows that are new wait their turn.
+            grads_UD, reads = torch.zeros_like(new_UD), 0
+            if block.pending:
+                again_A, grads_AD, reads = block.take_pending()
+                is_known_A = torch.isin(again_A, rows_U)
+                place_A = torch.searchsorted(rows_U, again_A[is_known_A])
+                grads_UD.index_copy_(0, place_A, grads_AD[is_known_A])
+            self._move_steps(block.flat, rows_U, new_UD, grads_UD, reads)
+        self.discard()
+
+    def _move_steps(
+        self, flat: LearnedStepFlat, rows_U: Tensor, new_UD: Tensor, grads_UD: Tensor, reads: int
+    ) -> None:
+        gradient_U1 = flat.step_gradient(rows_U, new_UD, grads_UD)
+        rate = self.optimizer.step_learning_rate / math.sqrt(max(1, reads) * flat.dim * flat.limit)
+        flat.move_steps(rows_U, -rate * gradient_U1)
+        flat.write(rows_U, new_UD)
 
     def discard(self) -> None:
         """Forget pending gradients."""
-        for pending in self._pending.values():
-            pending.clear()
+        for block in self._blocks.values():
+            block.pending.clear()
+
+    def values(self, table: str) -> Tensor:
+        """Return a table as fp32; where it is stored so, the tensor itself."""
+        return self._flat(table).values(table)
+
+    def assign(self, table: str, values_RD: Tensor) -> None:
+        """Store values, rounded to the nearest."""
+        self._flat(table).assign(table, values_RD)
 
     def tables(self) -> dict[str, Tensor]:
         """Return views of the flat tensors, by table."""
         return {
-            name: self._flat(place.width).detach()[place.rows]
-            for name, place in self._places.items()
+            f"{name}.{key}" if key else name: tensor
+            for name in self.physical
+            for key, tensor in self._flat(name).entries(name).items()
         }
 
     def load_tables(self, tables: Mapping[str, Tensor]) -> None:
         """Copy every table into its place."""
         check_entries("rows", tables, self.tables())
-        for name, rows in self.tables().items():
-            rows.copy_(tables[name])
+        for name, stored in self.tables().items():
+            stored.copy_(tables[name])
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Return step and views of the state, by table."""
         state = {
-            f"{name}/{key}": values[place.rows]
-            for name, place in self._places.items()
-            for key, values in self._state[place.width].items()
+            f"{name}/{key}": values[self._flat(name).places[name]]
+            for name in self.physical
+            for key, values in self._blocks[self._block_of[name]].state.items()
         }
         return {"step": torch.tensor(self.num_steps), **state}
 

@@ -23,10 +23,12 @@ class RowsOptimizer(ABC):
 
     learning_rate: float = 0.001
     """Step size, above 0."""
+    step_learning_rate: float = 2e-5
+    """Step size of learned quantisation steps, above 0."""
 
     def check(self, where: str) -> None:
         """Raise a :class:`RecembError` that starts with ``where`` if a setting is out of range."""
-        for name in ("learning_rate", "eps"):
+        for name in ("learning_rate", "step_learning_rate", "eps"):
             value = getattr(self, name, 1.0)
             if not 0 < value < math.inf:
                 raise RecembError(f"{where}: {name} must be above 0, got {value}")

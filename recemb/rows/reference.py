@@ -3,11 +3,12 @@
 It exists to be read and to be the oracle of the fast stores' tests; it is never fast.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from recemb.errors import RecembError
 from recemb.physical import PhysicalTable
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.rows.store import RowsStore, check_entries
@@ -25,7 +26,12 @@ class ReferenceRowsStore(RowsStore):
         self.state: list[dict[str, Tensor]] = []
         self.touched: list[set[int]] = []
         self.index = {name: number for number, name in enumerate(physical)}
-        for table in physical.values():
+        for name, table in physical.items():
+            if table.precision != "fp32":
+                raise RecembError(
+                    f"table {name!r}: the reference store keeps fp32, got {table.precision}; use "
+                    "the local store"
+                )
             rows = torch.empty(table.num_rows, table.dim)
             table.initializer(rows)
             self.weights.append(nn.Parameter(rows))
@@ -50,7 +56,7 @@ class ReferenceRowsStore(RowsStore):
         return torch.cat(blocks)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, reevaluate: Callable[[], object] | None = None) -> None:
         """Update touched rows one by one."""
         self.num_steps += 1
         for weight, state, touched in zip(self.weights, self.state, self.touched, strict=True):
@@ -67,6 +73,15 @@ class ReferenceRowsStore(RowsStore):
         for weight, touched in zip(self.weights, self.touched, strict=True):
             weight.grad = None
             touched.clear()
+
+    def values(self, table: str) -> Tensor:
+        """Return the tensor itself."""
+        weight: Tensor = self.weights[self.index[table]]
+        return weight.detach()
+
+    def assign(self, table: str, values_RD: Tensor) -> None:
+        """Copy a table in."""
+        self.values(table).copy_(values_RD)
 
     def tables(self) -> dict[str, Tensor]:
         """Return the tensors themselves."""

@@ -7,7 +7,8 @@ the backward pass (FBGEMM) has nothing left to do there.
 
 Contract (``tests/rows/contract.py`` holds every store to it):
 
-* gather is exact: fp32 rows come back bit for bit, in the order asked for, duplicates included;
+* gather is exact: rows come back as they are stored (fp32 bit for bit), in the order asked for,
+  duplicates included;
 * an update is that of the summed gradient of each distinct row, whatever the duplicates, and leaves
   rows that were not gathered, and their optimizer state, untouched;
 * several backward passes before a step add up;
@@ -16,7 +17,7 @@ Contract (``tests/rows/contract.py`` holds every store to it):
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -44,16 +45,34 @@ class RowsStore(nn.Module, ABC):
         """
 
     @abstractmethod
-    def step(self) -> None:
-        """Apply the gradients that backward passes have left since the last step."""
+    def step(self, reevaluate: Callable[[], object] | None = None) -> None:
+        """Apply the gradients that backward passes have left since the last step.
+
+        Args:
+            reevaluate: Runs forward and backward once more on the same batch. Learned
+                quantisation steps take their gradient there, at the updated rows; without it they
+                take that of the pass before. Called only where steps are learned.
+        """
 
     @abstractmethod
     def discard(self) -> None:
         """Forget the gradients that backward passes have left since the last step."""
 
     @abstractmethod
+    def values(self, table: str) -> Tensor:
+        """Return one physical table as fp32 (codes: uint8): (num_rows, dim)."""
+
+    @abstractmethod
+    def assign(self, table: str, values_RD: Tensor) -> None:
+        """Overwrite one physical table by values (num_rows, dim), rounded to the nearest."""
+
+    @abstractmethod
     def tables(self) -> dict[str, Tensor]:
-        """Return every physical table whole, by name: (num_rows, dim)."""
+        """Return what is stored of every physical table, by name.
+
+        A table in floating point is one entry (num_rows, dim); one in integers has its codes under
+        its name and its scales under ``name.step`` or ``name.scale``.
+        """
 
     @abstractmethod
     def load_tables(self, tables: Mapping[str, Tensor]) -> None:

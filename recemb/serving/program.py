@@ -11,14 +11,15 @@ A raw id is the integer of the training file, or xxHash64 (seed 0, UTF-8, as sig
 string. The output is (B,) float32.
 """
 
+import copy
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from recemb.embeddings import Embeddings, Ids
-from recemb.jagged import Jagged, bag_of_each
+from recemb.embeddings import Embeddings
+from recemb.jagged import Ids, Jagged, bag_of_each
 from recemb.schema import Schema
 
 SIZE = ".size"
@@ -38,6 +39,20 @@ class Ranker(Protocol):
         """Return numbers on the scale that the model was trained on."""
 
 
+def with_served_tables(model: nn.Module) -> nn.Module:
+    """Return the model with its tables in the form that is served; itself where that is its own.
+
+    All else is shared with the given model.
+    """
+    embeddings = cast(Embeddings, model.embeddings)
+    served = embeddings.served()
+    if served is embeddings:
+        return model
+    other = copy.copy(model)
+    other._modules = {**model._modules, "embeddings": served}
+    return other
+
+
 class ServedProgram(nn.Module):
     """Vocabulary lookups in front of a model; see the module for inputs and output.
 
@@ -47,7 +62,8 @@ class ServedProgram(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        ranker: Ranker = model.eval()  # type: ignore[assignment]
+        model = with_served_tables(model.eval())
+        ranker: Ranker = model  # type: ignore[assignment]
         self.schema = ranker.schema
         self._score, self._standardize = ranker.score, ranker.standardize
         # The parts of the model and not the model: what it has for training alone stays out.

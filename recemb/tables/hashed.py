@@ -7,54 +7,54 @@ Two ids that collide under one hash rarely collide under all k. The salts belong
 two features that share a vocabulary and a table share vectors.
 
 Source: Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009; several
-hashes: Svenstrup et al., "Hash Embeddings", NeurIPS 2017 (here without learned weights).
+hashes: Svenstrup et al., "Hash Embeddings", NeurIPS 2017, of which this is the form without learned
+weights (with them: :mod:`recemb.tables.weighted_hash`).
 """
 
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from recemb.errors import RecembError
-from recemb.hashing import MAX_ROWS, rows_of, salt_of
+from recemb.hashing import MAX_ROWS, SMALL_ROWS, rows_of, salt_of
 from recemb.physical import PhysicalTable, Uniform
-from recemb.tables.kind import IdSpace, TableConfig, TableFeature, TableKind, int_buffer, spread
+from recemb.tables.kind import (
+    BlockIds,
+    IdSpace,
+    TableConfig,
+    TableFeature,
+    TableKind,
+    int_buffer,
+    spread,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hashed(TableConfig):
-    """``num_rows`` rows (or a share of the ids) read through ``num_hashes`` hashes."""
+    """``num_rows`` rows read through ``num_hashes`` hashes."""
 
     kind: Literal["hashed"] = "hashed"
     """The name of the kind."""
     num_rows: int | None = None
-    """Rows, at least 1. Give this or ``share``."""
-    share: float | None = None
-    """Rows as a share of the number of ids, in 0..1; needs a vocabulary."""
+    """Rows, at least 1; a share or a budget may choose it."""
     num_hashes: int = 1
     """k, at least 1."""
     combine: Literal["sum", "mean", "concatenate"] = "sum"
     """How k rows become one vector; ``concatenate`` makes each row dim / k wide."""
 
     searched: ClassVar[str] = "num_rows"
+    formula: ClassVar[str] = "sum, mean or concatenation of E[h_j(id)], j < k"
+    memory: ClassVar[str] = "rows x dim"
+    paper: ClassVar[str] = "Weinberger et al. 2009; k hashes: Svenstrup et al. 2017"
 
     def check(self, where: str) -> None:
         """Raise a :class:`RecembError` if a setting is out of range."""
         # super() without arguments does not survive slots=True, which makes a second class.
         TableConfig.check(self, where)
-        if (self.num_rows is None) == (self.share is None):
-            raise RecembError(
-                f"{where}: kind hashed needs num_rows or share and not both, got "
-                f"num_rows={self.num_rows} and share={self.share}"
-            )
-        if self.num_rows is not None and not 1 <= self.num_rows <= MAX_ROWS:
-            raise RecembError(f"{where}: num_rows must be in 1..{MAX_ROWS}, got {self.num_rows}")
-        if self.share is not None and not 0 < self.share <= 1:
-            raise RecembError(f"{where}: share must be above 0 and at most 1, got {self.share}")
+        check_num_rows(where, self.num_rows)
         if self.num_hashes < 1:
             raise RecembError(f"{where}: num_hashes must be at least 1, got {self.num_hashes}")
         if self.combine == "concatenate" and self.dim % self.num_hashes:
@@ -65,30 +65,25 @@ class Hashed(TableConfig):
 
     def physical_tables(self, where: str, spaces: Sequence[IdSpace]) -> dict[str, PhysicalTable]:
         """Return one part, ``rows``."""
-        width = self.dim // self.num_hashes if self.combine == "concatenate" else self.dim
+        assert self.num_rows is not None
         rows = PhysicalTable(
-            num_rows=self._solve_rows(where, spaces),
-            dim=width,
+            num_rows=self.num_rows,
+            dim=self.dim // self.num_hashes if self.combine == "concatenate" else self.dim,
             initializer=Uniform(self.init_scale),
+            precision=self.precision,
+            step=self.step,
         )
         return {"rows": rows}
 
-    def _solve_rows(self, where: str, spaces: Sequence[IdSpace]) -> int:
-        if self.num_rows is not None:
-            return self.num_rows
-        assert self.share is not None  # check() saw to it
-        counts = [space.num_ids for space in spaces]
-        known = [count for count in counts if count is not None]
-        if len(known) < len(counts):
-            raise RecembError(f"{where}: share needs a vocabulary, got raw ids; set num_rows")
-        # Exact: the ceiling of the float product makes 4 of 0.1 * 30 = 3.0000000000000004.
-        return math.ceil(sum(known) * Fraction(str(self.share)))
-
-    def output_dim(self, lookups: int) -> int:
+    def vector_dim(self, lookups: int) -> int:
         """Return ``dim``."""
         return self.dim
 
-    def reads_per_id(self, lookups: int) -> int:
+    def free_sizes(self, where: str, spaces: Sequence[IdSpace]) -> Sequence[Any]:
+        """Return every number of rows."""
+        return range(1, MAX_ROWS + 1)
+
+    def reads_per_id(self, part: str, lookups: int) -> int:
         """Return k."""
         return self.num_hashes
 
@@ -101,6 +96,12 @@ class Hashed(TableConfig):
         return HashedKind(features)
 
 
+def check_num_rows(where: str, num_rows: int | None, name: str = "num_rows") -> None:
+    """Raise a :class:`RecembError` if a number of hashed rows is out of range."""
+    if num_rows is not None and not 1 <= num_rows <= MAX_ROWS:
+        raise RecembError(f"{where}: {name} must be in 1..{MAX_ROWS}, got {num_rows}")
+
+
 class SaltedReads(TableKind):
     """Encode shared by the hashing kinds: read j of feature f goes to a salted, hashed row."""
 
@@ -111,8 +112,9 @@ class SaltedReads(TableKind):
 
     def __init__(self, features: Sequence[TableFeature]) -> None:
         super().__init__()
-        reads = [feature.reads for feature in features]
+        reads = [feature.reads[0] for feature in features]
         self.equal_reads = len(set(reads)) == 1
+        self.is_small = all(feature.parts[0].num_rows <= SMALL_ROWS for feature in features)
         salts = [
             # Numbers, not text, order the reads; the id space, not the feature, owns them.
             [salt_of(feature.table, feature.space.name, read) for read in range(max(reads))]
@@ -128,25 +130,29 @@ class SaltedReads(TableKind):
 
     def encode(self, ids_N: Tensor, feature_N: Tensor) -> tuple[Tensor, ...]:
         """Return ``base + h(id + salt of the read)``, the reads of an id side by side."""
-        hashed_NR = rows_of(
-            ids_N.unsqueeze(1),
+        rows_NR = rows_of(
+            ids_N.unsqueeze(-1),
             spread(self.salt_FR, feature_N),
-            spread(self.num_rows_F, feature_N).unsqueeze(1),
+            spread(self.num_rows_F, feature_N).unsqueeze(-1),
+            self.is_small,
         )
-        rows_NR = hashed_NR + spread(self.base_F, feature_N).unsqueeze(1)
+        rows_NR += spread(self.base_F, feature_N).unsqueeze(-1)
         if self.equal_reads:
-            return (rows_NR.reshape(-1),)
+            return (rows_NR,)
         read_R = torch.arange(self.salt_FR.shape[1], device=ids_N.device)
-        return (rows_NR[read_R < spread(self.reads_F, feature_N).unsqueeze(1)],)
+        is_read_NR = read_R < spread(self.reads_F, feature_N).unsqueeze(-1)
+        return (rows_NR[is_read_NR.expand_as(rows_NR)],)
 
 
 class HashedKind(SaltedReads):
     """k hashed rows per id, combined."""
 
-    def compose(self, parts: tuple[Tensor, ...], feature: TableFeature) -> Tensor:
+    def compose(self, parts: tuple[Tensor, ...], feature: TableFeature, ids: BlockIds) -> Tensor:
         """Return the sum, mean or concatenation of k rows."""
         assert isinstance(feature.config, Hashed)
         rows_NRD = parts[0]
+        if feature.config.num_hashes == 1:
+            return rows_NRD.squeeze(1)
         if feature.config.combine == "concatenate":
             return rows_NRD.flatten(1)
         return rows_NRD.sum(1) if feature.config.combine == "sum" else rows_NRD.mean(1)

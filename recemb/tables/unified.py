@@ -13,44 +13,58 @@ Systems", NeurIPS 2023, arXiv:2305.12102.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from recemb.errors import RecembError
 from recemb.hashing import MAX_ROWS
 from recemb.physical import PhysicalTable, Uniform
-from recemb.tables.hashed import SaltedReads
-from recemb.tables.kind import IdSpace, TableConfig, TableFeature
+from recemb.tables.hashed import SaltedReads, check_num_rows
+from recemb.tables.kind import BlockIds, IdSpace, TableConfig, TableFeature
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unified(TableConfig):
     """``num_rows`` rows of ``dim`` elements, shared; a feature's vector is lookups * dim wide."""
 
-    num_rows: int
-    """Rows, at least 1."""
     kind: Literal["unified"] = "unified"
     """The name of the kind."""
+    num_rows: int | None = None
+    """Rows, at least 1; a share or a budget may choose it."""
 
     searched: ClassVar[str] = "num_rows"
+    formula: ClassVar[str] = "concatenation of E[h_j(id)], j < lookups of the feature"
+    memory: ClassVar[str] = "rows x dim, for any number of features"
+    paper: ClassVar[str] = "Coleman et al. 2023, arXiv:2305.12102"
 
     def check(self, where: str) -> None:
         """Raise a :class:`RecembError` if a setting is out of range."""
         TableConfig.check(self, where)
-        if not 1 <= self.num_rows <= MAX_ROWS:
-            raise RecembError(f"{where}: num_rows must be in 1..{MAX_ROWS}, got {self.num_rows}")
+        check_num_rows(where, self.num_rows)
 
     def physical_tables(self, where: str, spaces: Sequence[IdSpace]) -> dict[str, PhysicalTable]:
         """Return one part, ``rows``."""
+        assert self.num_rows is not None
         rows = PhysicalTable(
-            num_rows=self.num_rows, dim=self.dim, initializer=Uniform(self.init_scale)
+            num_rows=self.num_rows,
+            dim=self.dim,
+            initializer=Uniform(self.init_scale),
+            precision=self.precision,
+            step=self.step,
         )
         return {"rows": rows}
 
-    def output_dim(self, lookups: int) -> int:
+    def vector_dim(self, lookups: int) -> int:
         """Return ``lookups * dim``."""
         return lookups * self.dim
+
+    def reads_per_id(self, part: str, lookups: int) -> int:
+        """Return ``lookups``."""
+        return lookups
+
+    def free_sizes(self, where: str, spaces: Sequence[IdSpace]) -> Sequence[Any]:
+        """Return every number of rows."""
+        return range(1, MAX_ROWS + 1)
 
     def build(self, features: Sequence[TableFeature]) -> "UnifiedKind":
         """Return the module for ``features``."""
@@ -60,6 +74,6 @@ class Unified(TableConfig):
 class UnifiedKind(SaltedReads):
     """Per-feature numbers of lookups, concatenated."""
 
-    def compose(self, parts: tuple[Tensor, ...], feature: TableFeature) -> Tensor:
+    def compose(self, parts: tuple[Tensor, ...], feature: TableFeature, ids: BlockIds) -> Tensor:
         """Return the rows of an id side by side."""
         return parts[0].flatten(1)

@@ -29,7 +29,8 @@ def small_config() -> dict[str, Any]:
 def write(config: dict[str, Any], folder: Path) -> str:
     """Write a configuration and return its path."""
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(copy.deepcopy(config)))
+    # In its own order: that of the features is the order of a model's inputs.
+    path.write_text(yaml.safe_dump(copy.deepcopy(config), sort_keys=False))
     return str(path)
 
 

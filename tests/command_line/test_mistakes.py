@@ -231,6 +231,27 @@ def test_a_checkpoint_of_another_configuration_names_the_setting(verb, trained, 
     assert "num_rows was 600 there and is 700 here" in line
 
 
+@pytest.mark.parametrize("verb", ["fit", "test", "predict"])
+def test_a_checkpoint_of_features_in_another_order_is_refused(verb, trained, tmp_path, capsys):
+    config = small_config()
+    features = config["model"]["init_args"]["features"]
+    config["model"]["init_args"]["features"] = dict(reversed(features.items()))
+    checkpoint = str(trained / "checkpoints/best.ckpt")
+    options = ["--config", write(config, tmp_path), "--ckpt_path", checkpoint]
+    line = checkpoint_mistake(verb, [*options, "--run", str(tmp_path / "run")], capsys)
+    assert "features.user.table was where model.init_args.features.tags.table is here" in line
+
+
+def test_tables_may_be_in_another_order(trained, tmp_path):
+    config = small_config()
+    config["model"] = dict(reversed(config["model"].items()))
+    init = config["model"]["init_args"]
+    init["tables"]["shared"] = dict(reversed(init["tables"]["shared"].items()))
+    checkpoint = str(trained / "checkpoints/best.ckpt")
+    options = ["--config", write(config, tmp_path), "--ckpt_path", checkpoint]
+    assert main(["validate", *options, "--run", str(tmp_path / "run")]) == 0
+
+
 def test_a_run_folder_in_use_is_left_alone(trained, tmp_path, capsys):
     before = sorted(trained.rglob("*"))
     config = str(trained.parent / "config.yaml")

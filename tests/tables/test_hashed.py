@@ -1,8 +1,6 @@
 """The hashed kind: k salted hashes, combined."""
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -12,76 +10,51 @@ from recemb.errors import RecembError
 from recemb.hashing import rows_of_one, salt_of
 from recemb.tables.hashed import Hashed
 from tests.tables.contract import TableContract, as_tensor, embeddings, feature, ids
-
-BAD = [
-    ({"num_rows": None}, "kind hashed needs num_rows or share and not both, got num_rows=None"),
-    ({"share": 0.5}, "kind hashed needs num_rows or share and not both, got num_rows=23 and"),
-    ({"num_rows": 0}, f"num_rows must be in 1..{2**38}, got 0"),
-    ({"num_rows": 2**38 + 1}, f"num_rows must be in 1..{2**38}, got {2**38 + 1}"),
-    ({"num_rows": None, "share": 0.0}, "share must be above 0 and at most 1, got 0.0"),
-    ({"num_rows": None, "share": 1.5}, "share must be above 0 and at most 1, got 1.5"),
-    ({"num_rows": None, "share": math.nan}, "share must be above 0 and at most 1, got nan"),
-    ({"num_hashes": 0}, "num_hashes must be at least 1, got 0"),
-    (
-        {"num_hashes": 4, "combine": "concatenate"},
-        "concatenation cuts dim in num_hashes equal parts, got dim=6 and num_hashes=4",
-    ),
-    ({"hashes": 2}, "kind hashed has no setting 'hashes'; it has ['combine', 'dim', 'init_scale'"),
-]
+from tests.tables.helpers import Stored
 
 
 class HashedContract(TableContract):
     """The contract with the oracle of the kind."""
 
     num_rows = 23
+    takes_raw = True
+    bad = [
+        ({"num_rows": 0}, f"num_rows must be in 1..{2**38}, got 0"),
+        ({"num_rows": 2**38 + 1}, f"num_rows must be in 1..{2**38}, got {2**38 + 1}"),
+        ({"num_hashes": 0}, "num_hashes must be at least 1, got 0"),
+        (
+            {"num_hashes": 4, "combine": "concatenate"},
+            "concatenation cuts dim in num_hashes equal parts, got dim=6 and num_hashes=4",
+        ),
+    ]
 
-    def rows_of_id(
-        self, settings: Mapping[str, Any], table: str, space: str, key: int, lookups: int
-    ) -> list[int]:
-        num_hashes = settings.get("num_hashes", 1)
-        return [
-            rows_of_one(key, salt_of(table, space, j), settings["num_rows"])
-            for j in range(num_hashes)
-        ]
+    def rows_of_id(self, table: str, held: Stored, space: str, key: int) -> dict[str, list[int]]:
+        num_hashes = self.settings.get("num_hashes", 1)
+        salts = [salt_of(table, space, j) for j in range(num_hashes)]
+        return {"rows": [rows_of_one(key, salt, 23) for salt in salts]}
 
-    def compose(self, settings: Mapping[str, Any], rows: Sequence[Tensor]) -> Tensor:
-        if settings.get("combine") == "concatenate":
-            return torch.cat(list(rows))
-        total = torch.stack(list(rows)).sum(0)
-        return total / len(rows) if settings.get("combine") == "mean" else total
-
-    @pytest.fixture(params=BAD)
-    def bad(self, request: pytest.FixtureRequest) -> tuple[dict[str, Any], str]:
-        return request.param
-
-    def test_id_spaces_of_one_table_have_other_salts(self) -> None:
-        config = Hashed(**{k: v for k, v in self.settings.items() if k != "kind"})
-        module = embeddings(
-            {"ads": config}, [feature("one", "ads"), feature("two", "ads", space="user")]
-        )
-        keys = list(range(20))
-        got = module({"one": ids(keys), "two": ids(keys)})
-        for name, space in (("one", "item"), ("two", "user")):
-            wanted = torch.stack([self.expected(module, key, space) for key in keys])
-            torch.testing.assert_close(as_tensor(got[name]), wanted, rtol=1e-6, atol=1e-8)
-        same = (as_tensor(got["one"]) == as_tensor(got["two"])).all(1)
-        # By chance about one id in 23^k.
-        assert same.sum() < 5
+    def compose(
+        self, table: str, held: Stored, space: str, key: int, rows: Mapping[str, list[Tensor]]
+    ) -> Tensor:
+        if self.settings.get("combine") == "concatenate":
+            return torch.cat(rows["rows"])
+        total = torch.stack(rows["rows"]).sum(0)
+        return total / len(rows["rows"]) if self.settings.get("combine") == "mean" else total
 
 
 class TestOneHash(HashedContract):
     settings = {"kind": "hashed", "dim": 6, "num_rows": 23}
-    width = 6
+    served_bytes = 23 * 6 * 4
 
 
 class TestSum(HashedContract):
     settings = {"kind": "hashed", "dim": 6, "num_rows": 23, "num_hashes": 3, "combine": "sum"}
-    width = 6
+    served_bytes = 23 * 6 * 4
 
 
 class TestMean(HashedContract):
     settings = {"kind": "hashed", "dim": 6, "num_rows": 23, "num_hashes": 3, "combine": "mean"}
-    width = 6
+    served_bytes = 23 * 6 * 4
 
 
 class TestConcatenate(HashedContract):
@@ -89,10 +62,16 @@ class TestConcatenate(HashedContract):
         "kind": "hashed",
         "dim": 6,
         "num_rows": 23,
-        "num_hashes": 3,
+        "num_hashes": 2,
         "combine": "concatenate",
     }
-    width = 2
+    served_bytes = 23 * 3 * 4
+
+
+class TestInt8(HashedContract):
+    settings = {"kind": "hashed", "dim": 6, "num_rows": 23, "num_hashes": 2, "precision": "int8"}
+    served_bytes = 23 * 6 + 4
+    rate = 0.02
 
 
 def test_combinations_and_numbers_of_hashes_in_one_batch() -> None:
@@ -134,12 +113,31 @@ def test_raw_ids_may_be_any_int64() -> None:
 
 @pytest.mark.parametrize(
     ("share", "rows"),
-    # Of 50 ids; 0.14 * 50 is 7.000000000000001 in floats; 1e-9 leaves one row.
-    [(1.0, 50), (0.5, 25), (0.14, 7), (0.01, 1), (0.21, 11), (1e-9, 1)],
+    # Of 50 ids; 0.14 * 50 is 7.000000000000001 in floats, 0.58 * 50 is 28.999999999999996.
+    [(1.0, 50), (0.5, 25), (0.14, 7), (0.58, 29), (0.02, 1), (0.21, 10)],
 )
-def test_share_is_of_the_number_of_ids_rounded_up(share: float, rows: int) -> None:
+def test_share_is_of_the_bytes_of_a_plain_table_rounded_down(share: float, rows: int) -> None:
     module = embeddings({"ads": Hashed(dim=2, share=share)}, [feature("one", "ads")])
     assert module.rows.tables()["ads"].shape == (rows, 2)
+
+
+def test_share_without_a_row_is_refused_with_what_works() -> None:
+    features = [feature("one", "ads")]
+    with pytest.raises(
+        RecembError,
+        match=r"^table 'ads': kind hashed cannot be smaller than 8 bytes \(num_rows=1\), got a "
+        "budget of 4; give it at least 8, ",
+    ):
+        embeddings({"ads": Hashed(dim=2, share=0.01)}, features)
+    module = embeddings({"ads": Hashed(dim=2, budget=8)}, features)
+    assert module.rows.tables()["ads"].shape == (1, 2)
+
+
+def test_neither_rows_nor_budget_is_refused() -> None:
+    with pytest.raises(
+        RecembError, match=r"^table 'ads': kind hashed needs num_rows, share or budget; set one$"
+    ):
+        embeddings({"ads": Hashed(dim=2)}, [feature("one", "ads")])
 
 
 def test_share_counts_each_id_space_once() -> None:
@@ -153,5 +151,5 @@ def test_share_counts_each_id_space_once() -> None:
 
 
 def test_share_of_raw_ids_is_refused() -> None:
-    with pytest.raises(RecembError, match=r"^table 'ads': share needs a vocabulary, got raw ids"):
+    with pytest.raises(RecembError, match=r"^table 'ads': a share needs a vocabulary, got raw ids"):
         embeddings({"ads": Hashed(dim=2, share=0.5)}, [feature("u", "ads", space="url")])

@@ -1,7 +1,6 @@
 """The unified kind: one table for many features, with per-feature numbers of lookups."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -11,12 +10,7 @@ from recemb.embeddings import Embeddings
 from recemb.hashing import rows_of_one, salt_of
 from recemb.tables.unified import Unified
 from tests.tables.contract import TableContract, as_tensor, bags, embeddings, feature, ids
-
-BAD = [
-    ({"num_rows": 0}, f"num_rows must be in 1..{2**38}, got 0"),
-    ({"num_rows": 2**38 + 1}, f"num_rows must be in 1..{2**38}, got {2**38 + 1}"),
-    ({"lookups": 2}, "kind unified has no setting 'lookups'; it has ['dim', 'init_scale', 'kind'"),
-]
+from tests.tables.helpers import Stored
 
 
 class UnifiedContract(TableContract):
@@ -24,21 +18,22 @@ class UnifiedContract(TableContract):
 
     settings = {"kind": "unified", "dim": 3, "num_rows": 29}
     num_rows = 29
-    width = 3
+    served_bytes = 29 * 3 * 4
+    takes_raw = True
+    bad = [
+        ({"num_rows": 0}, f"num_rows must be in 1..{2**38}, got 0"),
+        ({"num_rows": 2**38 + 1}, f"num_rows must be in 1..{2**38}, got {2**38 + 1}"),
+        ({"lookups": 2}, "kind unified has no setting 'lookups'; it has ['budget', 'dim', "),
+    ]
 
-    def rows_of_id(
-        self, settings: Mapping[str, Any], table: str, space: str, key: int, lookups: int
-    ) -> list[int]:
-        return [
-            rows_of_one(key, salt_of(table, space, j), settings["num_rows"]) for j in range(lookups)
-        ]
+    def rows_of_id(self, table: str, held: Stored, space: str, key: int) -> dict[str, list[int]]:
+        salts = [salt_of(table, space, j) for j in range(self.lookups)]
+        return {"rows": [rows_of_one(key, salt, 29) for salt in salts]}
 
-    def compose(self, settings: Mapping[str, Any], rows: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(rows))
-
-    @pytest.fixture(params=BAD)
-    def bad(self, request: pytest.FixtureRequest) -> tuple[dict[str, Any], str]:
-        return request.param
+    def compose(
+        self, table: str, held: Stored, space: str, key: int, rows: Mapping[str, list[Tensor]]
+    ) -> Tensor:
+        return torch.cat(rows["rows"])
 
 
 class TestOneLookup(UnifiedContract):
@@ -49,6 +44,14 @@ class TestTwelveLookups(UnifiedContract):
     """More than ten: the order of reads 2 and 10 as text is not that as numbers."""
 
     lookups = 12
+
+
+class TestProjected(UnifiedContract):
+    """The projection is as wide as all lookups."""
+
+    settings = {"kind": "unified", "dim": 3, "num_rows": 29, "project": 5}
+    served_bytes = 29 * 3 * 4 + 2 * 3 * 5 * 4
+    lookups = 2
 
 
 LOOKUPS = {"a": 1, "b": 3, "c": 12, "d": 3, "e": 2}
@@ -90,6 +93,19 @@ def test_features_of_different_lookups_in_one_batch(mixed: Embeddings) -> None:
     assert torch.equal(
         as_tensor(got["e"]), torch.stack([_vector(mixed, "e", 8), 2 * _vector(mixed, "e", 9)])
     )
+
+
+def test_features_of_different_lookups_with_equally_many_ids(mixed: Embeddings) -> None:
+    keys = {"a": [1, 2], "b": [4, 4], "c": [5, 0], "d": [[6], [7]], "e": [[9], [8]]}
+    batch = {
+        name: bags(one) if name in "de" else ids(one)  # type: ignore[arg-type]
+        for name, one in keys.items()
+    }
+    got = mixed(batch)
+    for name, one in keys.items():
+        flat = [key[0] if isinstance(key, list) else key for key in one]
+        wanted = torch.stack([_vector(mixed, name, key) for key in flat])
+        assert torch.equal(as_tensor(got[name]), wanted)
 
 
 def test_width_is_lookups_times_dim(mixed: Embeddings) -> None:

@@ -1,0 +1,379 @@
+"""Quality against bytes: every table kind on MovieLens-1M at 50 %, 10 % and 1 % of the bytes.
+
+Run ``python benchmarks/kinds.py`` from the root with ``RECEMB_DATA`` set. Each training is
+``python -m recemb fit`` on a configuration that is written beside its results, so any of them can
+be repeated by hand. What is finished is not run again: stop it and go on when you like. Results go
+to ``benchmarks/kinds/``: ``results.md`` (table), ``results.json`` (every run) and ``pareto.png``.
+
+The protocol is that of ``configs/dcn/movielens1m.yaml`` (DCN-V2, ratings 1-2 against 4-5, random
+8:1:1, one split, 13,177 ids); epochs are chosen by validation AUC, and test is read once per run.
+The plain table is 13,177 x 30 x 4 bytes. All six features read one table of the kind, so that the
+kind itself spreads its bytes; where a kind has no such form, ``ARRANGEMENTS`` says what it got.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "dcn" / "movielens1m.yaml"
+OUTPUT = ROOT / "benchmarks" / "kinds"
+FEATURES = ("user", "movie", "zip", "gender", "age", "occupation")
+NUM_IDS = 13_177
+DIM = 30
+PLAIN_BYTES = NUM_IDS * DIM * 4
+SHARES = (0.5, 0.1, 0.01)
+ROWS_LEARNING_RATE, BATCH_SIZE = 0.01, 4096
+"""Chosen for the plain table on validation AUC: .8920 against .8916 with the configuration's own
+0.001 and 1,024, in a third of the time."""
+SMALL = {"gender": 2, "age": 7, "occupation": 21}
+LARGE = {"user": 6040, "movie": 3668, "zip": 3439}
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Tables, and which table each feature reads with how many lookups."""
+
+    tables: dict[str, Settings]
+    reads: dict[str, tuple[str, int]]
+
+    @property
+    def features(self) -> dict[str, Settings]:
+        """The features section of a configuration."""
+        return {
+            name: {"table": table, "lookups": lookups}
+            for name, (table, lookups) in self.reads.items()
+        }
+
+
+def one_table(**settings: Any) -> Arrangement:
+    """All features read one table."""
+    return Arrangement({"ids": settings}, dict.fromkeys(FEATURES, ("ids", 1)))
+
+
+def separate(share: float, **settings: Any) -> Arrangement:
+    """A table for each large feature; the 30 ids of the small ones keep rows of their own.
+
+    Hash tables of one row would make nothing of gender, so it is the large ones that pay.
+    """
+    left = share * PLAIN_BYTES - sum(SMALL.values()) * DIM * 4
+    tables: dict[str, Settings] = {"small": {"kind": "full", "dim": DIM}}
+    for name, count in LARGE.items():
+        budget = int(left * count / sum(LARGE.values()))
+        tables[name] = {"dim": DIM, "budget": budget, **settings}
+    return Arrangement(tables, {name: ("small" if name in SMALL else name, 1) for name in FEATURES})
+
+
+def unified(share: float, dim: int, lookups: Mapping[str, int]) -> Arrangement:
+    """One table of narrow rows; features read it as often as ``lookups`` says (else once)."""
+    rows = int(share * PLAIN_BYTES / 4 / dim)
+    table = {"kind": "unified", "dim": dim, "num_rows": rows}
+    return Arrangement({"ids": table}, {name: ("ids", lookups.get(name, 1)) for name in FEATURES})
+
+
+def arrangements(share: float) -> dict[str, Arrangement]:
+    """Return what each line of the picture trains at a share of the plain table's bytes.
+
+    A kind that cannot be so small at dimension 30 is given what it needs: a smaller dimension,
+    int8 rows, or blocks of several rows.
+    """
+    tiny = share < 0.033  # less than one fp32 element per id
+    narrow = {"precision": "int8"} if tiny else {}
+    kinds: dict[str, Settings] = {
+        "full": narrow,
+        "unified": {},
+        "weighted_hash": {"num_weight_rows": 600} if tiny else {"num_weight_rows": 3000},
+        "compositional": {"dim": 8} if tiny else {},
+        "tensor_train": {},
+        "deep_hash": {"num_hashes": 256} if tiny else {},
+        "robe": {"chunk": 8},
+        "codes": {"num_bits": 4} if tiny else {},
+        "dpq": {},
+        "mgqe": {"rest_keys": 8} if tiny else {},
+        "adaptive": {},
+        "mixed_dim": {**narrow, "dim": 15} if tiny else {},
+        "deduplicated": {"rows_per_block": 4} if tiny else {},
+        "matryoshka": {**narrow, "widths": [1, 3, 8, 15, 30]},
+        "pruned": {},
+    }
+    found = {"hashed": separate(share, kind="hashed")}
+    for kind, settings in kinds.items():
+        # Bytes are asked for outright: a share would be one of the dimension that is set.
+        wanted = {"kind": kind, "dim": DIM, "budget": int(share * PLAIN_BYTES), **settings}
+        found[kind] = one_table(**wanted)
+    return found
+
+
+def scalar_codes(dim: int, num_keys: int) -> Arrangement:
+    """DPQ over narrow rows, every element a part: each dimension learns its own few values."""
+    return one_table(kind="dpq", dim=dim, num_parts=dim, num_keys=num_keys)
+
+
+def int8(share: float) -> Arrangement:
+    """Plain rows as wide as int8 elements with one step per table allow."""
+    return one_table(kind="full", dim=DIM, precision="int8", budget=int(share * PLAIN_BYTES))
+
+
+COMBINED: dict[str, dict[float, Arrangement]] = {
+    "int8 rows": {share: int8(share) for share in (0.25,)},
+    "dpq, scalar": {
+        0.25: scalar_codes(27, 256),
+        0.1: scalar_codes(22, 16),
+        0.03: scalar_codes(6, 16),
+        0.01: scalar_codes(2, 16),
+    },
+    "unified, lookups": {
+        0.5: unified(0.5, 10, {"user": 3, "movie": 3}),
+        0.1: unified(0.1, 5, {"user": 2, "movie": 4}),
+    },
+}
+"""Combinations of settings, chosen on the validation AUC of seed 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training."""
+
+    line: str
+    share: float
+    seed: int
+    arrangement: Arrangement
+
+    @property
+    def folder(self) -> Path:
+        """Where its configuration and results go."""
+        name = f"{self.line}-{self.share:g}-{self.seed}".replace(", ", "-").replace(" ", "-")
+        return ROOT / "runs" / "kinds" / name
+
+
+def runs(seeds: int) -> Iterator[Run]:
+    """Yield every training: ``seeds`` seeds of the plain table, at 10 % and of combinations."""
+    for seed in range(1, seeds + 1):
+        yield Run("plain", 1.0, seed, one_table(kind="full", dim=DIM))
+    combined = [
+        (line, share, arrangement)
+        for line, points in COMBINED.items()
+        for share, arrangement in points.items()
+    ]
+    for line, arrangement in arrangements(0.1).items():
+        yield Run(line, 0.1, 1, arrangement)
+    for seed in range(1, seeds + 1):
+        for line, share, arrangement in combined:
+            yield Run(line, share, seed, arrangement)
+    for share in (share for share in SHARES if share != 0.1):
+        for line, arrangement in arrangements(share).items():
+            yield Run(line, share, 1, arrangement)
+    for seed in range(2, seeds + 1):
+        for line, arrangement in arrangements(0.1).items():
+            yield Run(line, 0.1, seed, arrangement)
+
+
+def train(run: Run, threads: int) -> dict[str, Any]:
+    """Train unless that is done; return what matters of the results, or why it was refused."""
+    done = run.folder / "done.json"
+    if done.is_file():
+        return dict(json.loads(done.read_text()))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    config = yaml.safe_load(CONFIG.read_text())
+    config["seed_everything"] = run.seed
+    config["model"]["init_args"] |= {
+        "tables": run.arrangement.tables,
+        "features": run.arrangement.features,
+    }
+    config["model"]["init_args"]["rows_optimizer"]["learning_rate"] = ROWS_LEARNING_RATE
+    config["data"]["init_args"]["batch_size"] = BATCH_SIZE
+    config["trainer"]["enable_progress_bar"] = False
+    path = run.folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    fit, attempt = run.folder / "fit", 0
+    while fit.exists():  # what an interrupted run has left
+        attempt += 1
+        fit = run.folder / f"fit-{attempt}"
+    command = [sys.executable, "-m", "recemb", "fit", "--config", str(path), "--run", str(fit)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if ended.returncode == 2:  # a user's mistake: here, a budget that the kind cannot meet
+        found = {"refused": ended.stderr.strip().splitlines()[-1]}
+    elif ended.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{ended.stderr[-2000:]}")
+    else:
+        results = json.loads((fit / "results.json").read_text())
+        found = {
+            "test_auc": results["metrics"]["test/auc"],
+            "val_auc": results["metrics"]["val/auc"],
+            "bytes": sum(table["bytes"] for table in results["tables"].values()),
+            "epochs": results["epochs"],
+            "seconds": results["seconds"],
+        }
+    temporary = done.with_suffix(".tmp")
+    temporary.write_text(json.dumps(found))
+    temporary.replace(done)
+    return found
+
+
+def summarize(found: Mapping[Run, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row per line and share: means and spreads over seeds."""
+    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = defaultdict(list)
+    for run, result in found.items():
+        groups[run.line, run.share].append(result)
+    rows = []
+    for (line, share), results in groups.items():
+        row: dict[str, Any] = {"line": line, "share": share, "seeds": len(results)}
+        if "refused" in results[0]:
+            rows.append({**row, "refused": results[0]["refused"]})
+            continue
+        for name in ("test_auc", "val_auc"):
+            values = [result[name] for result in results]
+            row[name] = statistics.mean(values)
+            row[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+        row["bytes"] = results[0]["bytes"]
+        row["seconds"] = statistics.median(result["seconds"] for result in results)
+        rows.append(row)
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]], command: str) -> str:
+    """Return the table, the best first within each share."""
+    plain = next(row for row in rows if row["line"] == "plain")
+    lines = [
+        "# Table kinds on MovieLens-1M: test AUC against serving bytes",
+        "",
+        f"`{command}`, commit {commit()}. {platform.machine()}, {os.cpu_count()} CPUs, "
+        f"{versions()}. Protocol: see the head of `benchmarks/kinds.py`. Mean, and sample standard "
+        "deviation where there are several seeds; bytes are those of the served tables.",
+    ]
+    for share in sorted({row["share"] for row in rows}, reverse=True):
+        lines += [
+            "",
+            f"## {share:.0%} of the plain table's {PLAIN_BYTES:,} bytes",
+            "",
+            "| kind | seeds | test AUC | loss against plain | validation AUC | bytes | share | s |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        at = [row for row in rows if row["share"] == share]
+        for row in sorted(at, key=lambda one: -one.get("test_auc", 0)):
+            if "refused" in row:
+                lines.append(f"| {row['line']} | | {row['refused']} | | | | | |")
+                continue
+            lines.append(
+                f"| {row['line']} | {row['seeds']} | {_spread(row, 'test_auc')} | "
+                f"{plain['test_auc'] - row['test_auc']:+.4f} | {_spread(row, 'val_auc')} | "
+                f"{row['bytes']:,} | {row['bytes'] / PLAIN_BYTES:.2%} | {row['seconds']:.0f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _spread(row: Mapping[str, Any], name: str) -> str:
+    deviation = row[f"{name}_sd"]
+    return f"{row[name]:.4f}" + (f" +- {deviation:.4f}" if deviation is not None else "")
+
+
+def commit() -> str:
+    """Return the commit that is checked out."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def versions() -> str:
+    """Return Python's and torch's version."""
+    import torch
+
+    return f"Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw test AUC against serving bytes: one line a kind, error bars where there are seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(11, 7), constrained_layout=True)
+    plain = next(row for row in rows if row["line"] == "plain")
+    names = sorted({row["line"] for row in rows} - {"plain"})
+    colors = pyplot.get_cmap("tab20").colors
+    markers = "osD^v<>PX*"
+    for number, name in enumerate(names):
+        own = [row for row in rows if row["line"] == name and "refused" not in row]
+        own.sort(key=lambda row: row["bytes"])
+        if not own:
+            continue
+        combined = name in COMBINED
+        axes.errorbar(
+            [row["bytes"] / PLAIN_BYTES for row in own],
+            [row["test_auc"] for row in own],
+            yerr=[row["test_auc_sd"] or 0.0 for row in own],
+            label=name,
+            color="black" if combined else colors[number % len(colors)],
+            linestyle="--" if combined else "-",
+            linewidth=2 if combined else 1.3,
+            marker=markers[number % len(markers)],
+            markersize=6,
+            capsize=3,
+        )
+    axes.axhline(plain["test_auc"], color="gray", linestyle=":", linewidth=1)
+    axes.annotate("plain table", (1.0, plain["test_auc"]), va="bottom", ha="right", color="gray")
+    axes.set_xscale("log")
+    axes.set_xticks(
+        [0.01, 0.03, 0.1, 0.25, 0.5, 1.0], ["1 %", "3 %", "10 %", "25 %", "50 %", "100 %"]
+    )
+    axes.minorticks_off()
+    axes.set_xlabel(f"serving bytes of the tables (100 % = {PLAIN_BYTES / 1e6:.2f} MB)")
+    axes.set_ylabel("test AUC")
+    axes.set_title("MovieLens-1M, DCN-V2: quality against bytes by table kind")
+    axes.grid(alpha=0.3)
+    axes.legend(ncols=2, fontsize=9, loc="lower right")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Train what is missing, then write table and picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3, help="at 10 %%, of plain and combinations")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1)))
+    parser.add_argument("--threads", type=int, default=1, help="of each training")
+    parser.add_argument("--only", nargs="*", help="lines to train (default: all)")
+    options = parser.parse_args()
+    wanted = [run for run in runs(options.seeds) if not options.only or run.line in options.only]
+    found: dict[Run, dict[str, Any]] = {}
+    with ThreadPoolExecutor(options.workers) as pool:
+        waiting = {pool.submit(train, run, options.threads): run for run in wanted}
+        bar = tqdm(as_completed(waiting), "trainings", total=len(waiting))
+        for future in bar:
+            run = waiting[future]
+            found[run] = future.result()
+            bar.set_postfix_str(
+                f"{run.line} {run.share:g}: {found[run].get('test_auc', 'refused')}"
+            )
+    rows = summarize({run: found[run] for run in wanted})
+    OUTPUT.mkdir(exist_ok=True)
+    command = "python benchmarks/kinds.py" + (
+        f" --seeds {options.seeds}" if options.seeds != 3 else ""
+    )
+    if options.only:
+        print(markdown(rows, command) if any(row["line"] == "plain" for row in rows) else rows)
+        return
+    (OUTPUT / "results.md").write_text(markdown(rows, command))
+    (OUTPUT / "results.json").write_text(json.dumps(rows, indent=1))
+    plot(rows, OUTPUT / "pareto.png")
+    print(f"{OUTPUT / 'results.md'} and {OUTPUT / 'pareto.png'} are written")
+
+
+if __name__ == "__main__":
+    main()
