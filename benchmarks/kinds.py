@@ -160,6 +160,11 @@ class Run:
         name = f"{self.line}-{self.share:g}-{self.seed}".replace(", ", "-").replace(" ", "-")
         return ROOT / "runs" / "kinds" / name
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it has been trained."""
+        return (self.folder / "done.json").is_file()
+
 
 def runs(seeds: int) -> Iterator[Run]:
     """Yield every training: ``seeds`` seeds of the plain table, at 10 % and of combinations."""
@@ -170,12 +175,10 @@ def runs(seeds: int) -> Iterator[Run]:
         for line, points in COMBINED.items()
         for share, arrangement in points.items()
     ]
-    for line, arrangement in arrangements(0.1).items():
-        yield Run(line, 0.1, 1, arrangement)
     for seed in range(1, seeds + 1):
         for line, share, arrangement in combined:
             yield Run(line, share, seed, arrangement)
-    for share in (share for share in SHARES if share != 0.1):
+    for share in (0.1, 0.01, 0.5):
         for line, arrangement in arrangements(share).items():
             yield Run(line, share, 1, arrangement)
     for seed in range(2, seeds + 1):
@@ -186,7 +189,7 @@ def runs(seeds: int) -> Iterator[Run]:
 def train(run: Run, threads: int) -> dict[str, Any]:
     """Train unless that is done; return what matters of the results, or why it was refused."""
     done = run.folder / "done.json"
-    if done.is_file():
+    if run.is_done:
         return dict(json.loads(done.read_text()))
     run.folder.mkdir(parents=True, exist_ok=True)
     config = yaml.safe_load(CONFIG.read_text())
@@ -349,8 +352,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1)))
     parser.add_argument("--threads", type=int, default=1, help="of each training")
     parser.add_argument("--only", nargs="*", help="lines to train (default: all)")
+    parser.add_argument("--report", action="store_true", help="train nothing: report what is done")
     options = parser.parse_args()
     wanted = [run for run in runs(options.seeds) if not options.only or run.line in options.only]
+    missing = [run for run in wanted if not run.is_done]
+    if options.report:
+        wanted = [run for run in wanted if run.is_done]
     found: dict[Run, dict[str, Any]] = {}
     with ThreadPoolExecutor(options.workers) as pool:
         waiting = {pool.submit(train, run, options.threads): run for run in wanted}
@@ -362,6 +369,9 @@ def main() -> None:
                 f"{run.line} {run.share:g}: {found[run].get('test_auc', 'refused')}"
             )
     rows = summarize({run: found[run] for run in wanted})
+    if options.report and missing:
+        names = ", ".join(run.folder.name for run in missing)
+        print(f"{len(missing)} trainings are missing: {names}")
     OUTPUT.mkdir(exist_ok=True)
     command = "python benchmarks/kinds.py" + (
         f" --seeds {options.seeds}" if options.seeds != 3 else ""

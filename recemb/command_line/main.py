@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())
     try:
         verbs[verb](verb, rest)
+    except BrokenPipeError:
+        # The reader (``| head``) has seen enough; nothing may be flushed into the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (Exception, jsonargparse.ArgumentError) as error:
         line = mistake_in(error, rest)
         if line is None:

@@ -31,7 +31,7 @@ def kmeans(points_PNd: Tensor, num_centers: int, generator: torch.Generator) -> 
         generator: Of the sample and of the start.
     """
     num_points = points_PNd.shape[1]
-    if False:
+    if num_points > POINTS_PER_CENTER * num_centers:
         sample = torch.randperm(num_points, generator=generator)
         sample = sample[: POINTS_PER_CENTER * num_centers]
         points_PNd = points_PNd[:, sample]

@@ -64,7 +64,8 @@ def test_the_start_takes_a_point_of_each_cluster():
 
 def test_a_centre_without_points_moves_to_a_point_that_is_far(monkeypatch):
     near = torch.arange(20) % 2
-    points = PLACES[near * 3].unsqueeze(0) + random_rows(20, 2)
+    # Far from 0 too, which is what the mean of no point would be.
+    points = PLACES[near * 3].unsqueeze(0) + 500 + random_rows(20, 2)
     monkeypatch.setattr(
         module, "spread_start", lambda points, count, generator: points[:, :1].expand(-1, count, -1)
     )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from recemb.tables.kind import IdSpace, TableConfig
@@ -108,6 +109,17 @@ def test_each_space_has_its_own_projection() -> None:
         wanted = held.learned[f"matrices.{number}.weight"] @ held.rows[space][3]
         assert as_tensor(got[name])[0].tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
     assert as_tensor(got["who"])[0].tolist() == held.rows["user"][3].tolist()
+
+
+def test_spaces_of_one_width_have_projections_of_their_own() -> None:
+    spaces = {"a": IdSpace("a", 50), "b": IdSpace("b", 50), "who": IdSpace("user", 20)}
+    features = [replace(feature(name, "ads"), space=space) for name, space in spaces.items()]
+    module = embeddings({"ads": MixedDim(dim=6, exponent=0.5)}, features).eval()
+    held = stored(module)
+    got = module({name: ids([3, 7]) for name in spaces})
+    for name, number in (("a", 0), ("b", 1)):
+        wanted = held.rows[name][[3, 7]] @ held.learned[f"matrices.{number}.weight"].T
+        torch.testing.assert_close(as_tensor(got[name]).detach(), wanted)
 
 
 def test_id_spaces_may_have_dots_in_their_names() -> None:
