@@ -132,7 +132,7 @@ def int8(share: float) -> Arrangement:
 COMBINED: dict[str, dict[float, Arrangement]] = {
     "int8 rows": {share: int8(share) for share in (0.25,)},
     "dpq, scalar": {
-        0.25: scalar_codes(27, 256),
+        0.25: scalar_codes(30, 16),
         0.1: scalar_codes(22, 16),
         0.03: scalar_codes(6, 16),
         0.01: scalar_codes(2, 16),

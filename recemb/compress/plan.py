@@ -1,9 +1,10 @@
 """Budgets: choose the size of every table so that all of them together fit.
 
 A table's part of the budget is proportional to the square root of what it takes now: a small table
-is made less small, or stays as it is. For DIN on MovieLens-1M, validation AUC was better so than with
-one common share for all tables: pq .8158 against .8116 and prune .6737 against .6172 at a tenth of
-the bytes, dedup .7971 against .7755 at a quarter; svd, whose sizes are coarse, .7860 against .7968.
+is made less small, or stays as it is. For DIN on MovieLens-1M, validation AUC was better so than
+with one common share for all tables: pq .8158 against .8116 and prune .6737 against .6172 at a
+tenth of the bytes, dedup .7971 against .7755 at a quarter; svd, whose sizes are coarse, .7860
+against .7968.
 A table that cannot get as small as its part takes what it needs, and the others share what is left.
 """
 

@@ -73,12 +73,10 @@ class Adaptive(TableConfig):
                     f"{where}: kind adaptive needs the training counts of ids, got raw ids or no "
                     f"counts of {space.name!r}; set raw=false on the column, or use kind hashed"
                 )
-        rows = PhysicalTable(
-            num_rows=min(self._num_rows, num_ids(where, self, spaces) + 1),
-            dim=self.dim,
-            initializer=Uniform(self.init_scale),
-            precision=self.precision,
-            step=self.step,
+        rows = self.part(
+            min(self._num_rows, num_ids(where, self, spaces) + 1),
+            self.dim,
+            Uniform(self.init_scale),
         )
         return {"rows": rows}
 
@@ -91,10 +89,6 @@ class Adaptive(TableConfig):
     def num_shared(self) -> int:
         """Rows that the rest shares."""
         return min(self._num_rows - 1, max(1, round(self.shared * self._num_rows)))
-
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
 
     def free_sizes(self, where: str, spaces: Sequence[IdSpace]) -> Sequence[Any]:
         """Return every number of rows up to that of the ids and one shared."""

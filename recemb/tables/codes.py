@@ -90,10 +90,6 @@ class Codes(TableConfig):
         assert self.num_parts is not None
         return Codebook(self.num_parts, 2**self.num_bits, self.dim, self.init_scale)
 
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
-
     def signature(self, lookups: int) -> Hashable:
         """Features of a table are composed together."""
         return self.num_parts, self.num_bits, self.rest_bits

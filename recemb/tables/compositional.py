@@ -87,13 +87,7 @@ class Compositional(TableConfig):
             "plain": (plain, self.dim, Uniform(self.init_scale)),
         }
         return {
-            part: PhysicalTable(
-                num_rows=rows,
-                dim=width,
-                initializer=initializer,
-                precision=self.precision,
-                step=self.step,
-            )
+            part: self.part(rows, width, initializer)
             for part, (rows, width, initializer) in wanted.items()
             if rows
         }
@@ -118,10 +112,6 @@ class Compositional(TableConfig):
             elements_K += torch.minimum(two_K, torch.tensor(count * self.dim))
         sizes: list[int] = k_K[elements_K.argsort(stable=True)].tolist()
         return sizes
-
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
 
     def signature(self, lookups: int) -> Hashable:
         """Features are composed together where the combination agrees."""

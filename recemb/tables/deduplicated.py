@@ -15,7 +15,7 @@ VLDB 2022, arXiv:2201.10442; the hashes: Datar et al., "Locality-Sensitive Hashi
 p-Stable Distributions", SoCG 2004.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -98,13 +98,7 @@ class Deduplicated(TableConfig):
         total = self.total_blocks(where, spaces)
         if self.is_cut and self.num_blocks is not None:
             total = self.num_blocks
-        rows = PhysicalTable(
-            num_rows=total * self.rows_per_block,
-            dim=self.dim,
-            initializer=Uniform(self.init_scale),
-            precision=self.precision,
-            step=self.step,
-        )
+        rows = self.part(total * self.rows_per_block, self.dim, Uniform(self.init_scale))
         return {"rows": rows}
 
     def learned(self, where: str, spaces: Sequence[IdSpace]) -> nn.Module | None:
@@ -112,14 +106,6 @@ class Deduplicated(TableConfig):
         total = self.total_blocks(where, spaces)
         kept = self.num_blocks if self.is_cut and self.num_blocks is not None else total
         return BlockMap(total, kept)
-
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
-
-    def signature(self, lookups: int) -> Hashable:
-        """Features of a table are composed together."""
-        return self.dim
 
     def free_sizes(self, where: str, spaces: Sequence[IdSpace]) -> Sequence[Any]:
         """Return the numbers of kept blocks."""

@@ -14,7 +14,7 @@ Recommendation", KDD 2021, arXiv:2010.10784.
 
 import itertools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
@@ -91,14 +91,6 @@ class DeepHash(TableConfig):
         """Return the network."""
         assert self.width is not None
         return _Network(self.num_hashes, self.width, self.dim, self.init_scale)
-
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
-
-    def signature(self, lookups: int) -> Hashable:
-        """Features of a table are composed together."""
-        return self.dim
 
     def free_sizes(self, where: str, spaces: Sequence[IdSpace]) -> Sequence[Any]:
         """Return the widths."""

@@ -119,13 +119,7 @@ class DPQ(TableConfig):
 
     def physical_tables(self, where: str, spaces: Sequence[IdSpace]) -> dict[str, PhysicalTable]:
         """Return one part, ``queries``."""
-        queries = PhysicalTable(
-            num_rows=num_ids(where, self, spaces),
-            dim=self.dim,
-            initializer=Uniform(self.init_scale),
-            precision=self.precision,
-            step=self.step,
-        )
+        queries = self.part(num_ids(where, self, spaces), self.dim, Uniform(self.init_scale))
         return {"queries": queries}
 
     def learned(self, where: str, spaces: Sequence[IdSpace]) -> nn.Module | None:
@@ -133,10 +127,6 @@ class DPQ(TableConfig):
         assert self.num_parts is not None and self.num_keys is not None
         network = _VQ if self.response == "vq" else _SX
         return network(self.num_parts, self.num_keys, self.dim, self.init_scale)
-
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
 
     def signature(self, lookups: int) -> Hashable:
         """Features of a table are composed together."""

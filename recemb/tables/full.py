@@ -32,18 +32,8 @@ class Full(TableConfig):
 
     def physical_tables(self, where: str, spaces: Sequence[IdSpace]) -> dict[str, PhysicalTable]:
         """Return one part, ``rows``: as many rows as the id spaces have ids."""
-        rows = PhysicalTable(
-            num_rows=num_ids(where, self, spaces),
-            dim=self.dim,
-            initializer=Uniform(self.init_scale),
-            precision=self.precision,
-            step=self.step,
-        )
+        rows = self.part(num_ids(where, self, spaces), self.dim, Uniform(self.init_scale))
         return {"rows": rows}
-
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
 
     def free_sizes(self, where: str, spaces: Sequence[IdSpace]) -> Sequence[Any]:
         """Return the dimensions up to ``dim``."""

@@ -66,18 +66,12 @@ class Hashed(TableConfig):
     def physical_tables(self, where: str, spaces: Sequence[IdSpace]) -> dict[str, PhysicalTable]:
         """Return one part, ``rows``."""
         assert self.num_rows is not None
-        rows = PhysicalTable(
-            num_rows=self.num_rows,
-            dim=self.dim // self.num_hashes if self.combine == "concatenate" else self.dim,
-            initializer=Uniform(self.init_scale),
-            precision=self.precision,
-            step=self.step,
+        rows = self.part(
+            self.num_rows,
+            self.dim // self.num_hashes if self.combine == "concatenate" else self.dim,
+            Uniform(self.init_scale),
         )
         return {"rows": rows}
-
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
 
     def free_sizes(self, where: str, spaces: Sequence[IdSpace]) -> Sequence[Any]:
         """Return every number of rows."""

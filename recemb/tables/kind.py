@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from recemb.errors import RecembError
-from recemb.physical import INTEGERS, PhysicalTable, Precision, Step
+from recemb.physical import INTEGERS, Initializer, PhysicalTable, Precision, Step
 from recemb.tables.budget import parse_bytes
 
 FP32_BYTES = 4
@@ -146,6 +146,16 @@ class TableConfig(ABC):
             spaces: The distinct id spaces of the features that read the table.
         """
 
+    def part(self, num_rows: int, dim: int, initializer: Initializer) -> PhysicalTable:
+        """Return a part at the precision of the table."""
+        return PhysicalTable(
+            num_rows=num_rows,
+            dim=dim,
+            initializer=initializer,
+            precision=self.precision,
+            step=self.step,
+        )
+
     def parts_of(self, space: IdSpace) -> tuple[str, ...] | None:
         """Return the parts that features of an id space read, in order; None: all of them."""
         return None
@@ -177,9 +187,9 @@ class TableConfig(ABC):
 
     # What a vector is
 
-    @abstractmethod
     def vector_dim(self, lookups: int) -> int:
         """Return D, before any projection, for a feature that does ``lookups`` lookups."""
+        return self.dim
 
     def composed_by(self, space: IdSpace) -> Hashable:
         """Return a key; features of different keys are composed apart although they agree else."""

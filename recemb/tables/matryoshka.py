@@ -73,18 +73,12 @@ class Matryoshka(TableConfig):
 
     def physical_tables(self, where: str, spaces: Sequence[IdSpace]) -> dict[str, PhysicalTable]:
         """Return one part, ``rows``."""
-        rows = PhysicalTable(
-            num_rows=num_ids(where, self, spaces),
-            dim=self.served_width if self.is_cut else self.dim,
-            initializer=Uniform(self.init_scale),
-            precision=self.precision,
-            step=self.step,
+        rows = self.part(
+            num_ids(where, self, spaces),
+            self.served_width if self.is_cut else self.dim,
+            Uniform(self.init_scale),
         )
         return {"rows": rows}
-
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
 
     def signature(self, lookups: int) -> Hashable:
         """Features are composed together where the widths agree."""

@@ -69,13 +69,7 @@ class MixedDim(TableConfig):
         """Return one part per id space, under its name."""
         widths = self.widths(where, spaces)
         return {
-            space.name: PhysicalTable(
-                num_rows=space.num_ids or 0,
-                dim=widths[space.name],
-                initializer=Uniform(self.init_scale),
-                precision=self.precision,
-                step=self.step,
-            )
+            space.name: self.part(space.num_ids or 0, widths[space.name], Uniform(self.init_scale))
             for space in spaces
         }
 
@@ -86,14 +80,6 @@ class MixedDim(TableConfig):
     def learned(self, where: str, spaces: Sequence[IdSpace]) -> nn.Module | None:
         """Return the projections."""
         return _Projections(self.widths(where, spaces), self.dim)
-
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
-
-    def signature(self, lookups: int) -> Hashable:
-        """Features of a table are composed together where they share their id space."""
-        return self.dim
 
     def composed_by(self, space: IdSpace) -> Hashable:
         """Return the id space, which has a projection of its own."""

@@ -11,7 +11,7 @@ Source: Han et al., "Learning both Weights and Connections for Efficient Neural 
 2015, arXiv:1506.02626.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
@@ -65,14 +65,6 @@ class Pruned(TableConfig):
         assert self.num_values is not None
         total = num_ids(where, self, spaces)
         return Elements(total, self.dim, self.num_values, self.init_scale)
-
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
-
-    def signature(self, lookups: int) -> Hashable:
-        """Features of a table are composed together."""
-        return self.dim
 
     def free_sizes(self, where: str, spaces: Sequence[IdSpace]) -> Sequence[Any]:
         """Return the numbers of elements."""

@@ -78,18 +78,10 @@ class Robe(TableConfig):
     def physical_tables(self, where: str, spaces: Sequence[IdSpace]) -> dict[str, PhysicalTable]:
         """Return one part, ``array``."""
         assert self.num_values is not None
-        array = PhysicalTable(
-            num_rows=self.num_values // self.row_width,
-            dim=self.row_width,
-            initializer=Uniform(self.init_scale),
-            precision=self.precision,
-            step=self.step,
+        array = self.part(
+            self.num_values // self.row_width, self.row_width, Uniform(self.init_scale)
         )
         return {"array": array}
-
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
 
     def reads_per_id(self, part: str, lookups: int) -> int:
         """Return the rows of a vector."""

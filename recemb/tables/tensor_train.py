@@ -72,19 +72,9 @@ class TensorTrain(TableConfig):
         # variance of U(-init_scale, init_scale).
         std = (self.init_scale**2 / 3 / r**2) ** (1 / 6)
         return {
-            f"core{number + 1}": PhysicalTable(
-                num_rows=rows[number],
-                dim=widths[number],
-                initializer=NormalAwayFromZero(std),
-                precision=self.precision,
-                step=self.step,
-            )
+            f"core{number + 1}": self.part(rows[number], widths[number], NormalAwayFromZero(std))
             for number in range(3)
         }
-
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
 
     def signature(self, lookups: int) -> Hashable:
         """Features are composed together where dim and rank agree."""

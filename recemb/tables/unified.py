@@ -45,13 +45,7 @@ class Unified(TableConfig):
     def physical_tables(self, where: str, spaces: Sequence[IdSpace]) -> dict[str, PhysicalTable]:
         """Return one part, ``rows``."""
         assert self.num_rows is not None
-        rows = PhysicalTable(
-            num_rows=self.num_rows,
-            dim=self.dim,
-            initializer=Uniform(self.init_scale),
-            precision=self.precision,
-            step=self.step,
-        )
+        rows = self.part(self.num_rows, self.dim, Uniform(self.init_scale))
         return {"rows": rows}
 
     def vector_dim(self, lookups: int) -> int:

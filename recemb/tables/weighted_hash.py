@@ -62,25 +62,13 @@ class WeightedHash(TableConfig):
     def physical_tables(self, where: str, spaces: Sequence[IdSpace]) -> dict[str, PhysicalTable]:
         """Return ``rows`` and ``weights``; the weights start near 1."""
         assert self.num_rows is not None
-        rows = PhysicalTable(
-            num_rows=self.num_rows,
-            dim=self.dim,
-            initializer=Uniform(self.init_scale),
-            precision=self.precision,
-            step=self.step,
-        )
-        weights = PhysicalTable(
-            num_rows=self.num_weight_rows or num_ids(where, self, spaces),
-            dim=self.num_hashes,
-            initializer=Uniform(0.1, center=1.0),
-            precision=self.precision,
-            step=self.step,
+        rows = self.part(self.num_rows, self.dim, Uniform(self.init_scale))
+        weights = self.part(
+            self.num_weight_rows or num_ids(where, self, spaces),
+            self.num_hashes,
+            Uniform(0.1, center=1.0),
         )
         return {"rows": rows, "weights": weights}
-
-    def vector_dim(self, lookups: int) -> int:
-        """Return ``dim``."""
-        return self.dim
 
     def free_sizes(self, where: str, spaces: Sequence[IdSpace]) -> Sequence[Any]:
         """Return every number of rows."""
