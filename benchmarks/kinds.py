@@ -250,8 +250,8 @@ def summarize(found: Mapping[Run, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown(rows: list[dict[str, Any]], command: str) -> str:
-    """Return the table, the best first within each share."""
+def markdown(rows: list[dict[str, Any]], command: str, missing: list[str]) -> str:
+    """Return the table, the best first within each share, and what is not trained yet."""
     plain = next(row for row in rows if row["line"] == "plain")
     lines = [
         "# Table kinds on MovieLens-1M: test AUC against serving bytes",
@@ -260,6 +260,11 @@ def markdown(rows: list[dict[str, Any]], command: str) -> str:
         f"{versions()}. Protocol: see the head of `benchmarks/kinds.py`. Mean, and sample standard "
         "deviation where there are several seeds; bytes are those of the served tables.",
     ]
+    if missing:
+        lines += [
+            "",
+            f"Not trained yet ({len(missing)}; the command goes on): {', '.join(missing)}.",
+        ]
     for share in sorted({row["share"] for row in rows}, reverse=True):
         lines += [
             "",
@@ -369,17 +374,17 @@ def main() -> None:
                 f"{run.line} {run.share:g}: {found[run].get('test_auc', 'refused')}"
             )
     rows = summarize({run: found[run] for run in wanted})
-    if options.report and missing:
-        names = ", ".join(run.folder.name for run in missing)
-        print(f"{len(missing)} trainings are missing: {names}")
+    names = [run.folder.name for run in missing] if options.report else []
     OUTPUT.mkdir(exist_ok=True)
     command = "python benchmarks/kinds.py" + (
         f" --seeds {options.seeds}" if options.seeds != 3 else ""
     )
     if options.only:
-        print(markdown(rows, command) if any(row["line"] == "plain" for row in rows) else rows)
+        print(
+            markdown(rows, command, names) if any(row["line"] == "plain" for row in rows) else rows
+        )
         return
-    (OUTPUT / "results.md").write_text(markdown(rows, command))
+    (OUTPUT / "results.md").write_text(markdown(rows, command, names))
     (OUTPUT / "results.json").write_text(json.dumps(rows, indent=1))
     plot(rows, OUTPUT / "pareto.png")
     print(f"{OUTPUT / 'results.md'} and {OUTPUT / 'pareto.png'} are written")
