@@ -246,6 +246,7 @@ def test_served_converts_what_changes_and_carries_the_rest() -> None:
         "cut": "matryoshka",
         "learned": "mixed_dim",
     }
+    assert not served.training
     wanted, got = module(keys), served(keys)
     for name in keys:
         assert torch.equal(as_tensor(got[name]), as_tensor(wanted[name])), name
