@@ -31,9 +31,9 @@ def decoded(entries: Mapping[str, Tensor], name: str, table: PhysicalTable) -> T
 
 
 def units(entries: Mapping[str, Tensor], name: str, table: PhysicalTable) -> Tensor:
-    """Return the distance of neighbouring numbers at each element: (num_rows, dim)."""
+    """Return the distance of neighbouring numbers at each element: (num_rows, dim); 0 of codes."""
     values = decoded(entries, name, table)
-    if table.precision == "fp32":
+    if table.precision in ("fp32", "uint8"):
         return torch.zeros_like(values)
     if table.precision in ("fp16", "bf16"):
         mantissa, least = (10, 2.0**-24) if table.precision == "fp16" else (7, 2.0**-133)

@@ -15,6 +15,7 @@ import pytest
 from recemb.errors import RecembError
 from recemb.tables.registry import KINDS, table_config
 from tests.tables.contract_bytes import BytesContract
+from tests.tables.contract_device import DeviceContract
 from tests.tables.contract_reading import ReadingContract
 from tests.tables.contract_serving import ServingContract
 from tests.tables.contract_training import TrainingContract
@@ -83,6 +84,11 @@ class SettingsContract:
 
 
 class TableContract(
-    ReadingContract, TrainingContract, BytesContract, ServingContract, SettingsContract
+    ReadingContract,
+    TrainingContract,
+    BytesContract,
+    ServingContract,
+    DeviceContract,
+    SettingsContract,
 ):
     """The whole of it."""
