@@ -143,16 +143,19 @@ COMBINED: dict[str, dict[float, Arrangement]] = {
     },
 }
 """Combinations of settings, chosen on the validation AUC of seed 1."""
+AFTER_TRAINING = {"plain, then pq": "pq", "plain, then prune": "prune"}
+"""Lines that compress the trained plain table by a method. What that leaves are tables of kinds
+codes and pruned; as kinds of their own these start from random places."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One training."""
+    """One training: of an arrangement or, without one, of the compressed plain table."""
 
     line: str
     share: float
     seed: int
-    arrangement: Arrangement
+    arrangement: Arrangement | None
 
     @property
     def folder(self) -> Path:
@@ -184,15 +187,16 @@ def runs(seeds: int) -> Iterator[Run]:
     for seed in range(2, seeds + 1):
         for line, arrangement in arrangements(0.1).items():
             yield Run(line, 0.1, seed, arrangement)
+    for line in AFTER_TRAINING:
+        for share in SHARES:
+            for seed in range(1, seeds + 1) if share == 0.1 else (1,):
+                yield Run(line, share, seed, None)
 
 
-def train(run: Run, threads: int) -> dict[str, Any]:
-    """Train unless that is done; return what matters of the results, or why it was refused."""
-    done = run.folder / "done.json"
-    if run.is_done:
-        return dict(json.loads(done.read_text()))
-    run.folder.mkdir(parents=True, exist_ok=True)
-    config = yaml.safe_load(CONFIG.read_text())
+def config_of(run: Run) -> dict[str, Any]:
+    """Return the configuration of a training."""
+    assert run.arrangement is not None
+    config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
     config["seed_everything"] = run.seed
     config["model"]["init_args"] |= {
         "tables": run.arrangement.tables,
@@ -201,28 +205,67 @@ def train(run: Run, threads: int) -> dict[str, Any]:
     config["model"]["init_args"]["rows_optimizer"]["learning_rate"] = ROWS_LEARNING_RATE
     config["data"]["init_args"]["batch_size"] = BATCH_SIZE
     config["trainer"]["enable_progress_bar"] = False
-    path = run.folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
-    fit, attempt = run.folder / "fit", 0
-    while fit.exists():  # what an interrupted run has left
+    return config
+
+
+def unused(folder: Path) -> Path:
+    """Return a folder's name, or the first numbered one: an interrupted run leaves its own."""
+    attempt = 0
+    while (new := folder.with_name(f"{folder.name}-{attempt}") if attempt else folder).exists():
         attempt += 1
-        fit = run.folder / f"fit-{attempt}"
-    command = [sys.executable, "-m", "recemb", "fit", "--config", str(path), "--run", str(fit)]
+    return new
+
+
+def recemb(options: list[str], threads: int) -> "subprocess.CompletedProcess[str]":
+    """Run a verb to its end."""
+    command = [sys.executable, "-m", "recemb", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if ended.returncode == 2:  # a user's mistake: here, a budget that the kind cannot meet
-        found = {"refused": ended.stderr.strip().splitlines()[-1]}
-    elif ended.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{ended.stderr[-2000:]}")
-    else:
-        results = json.loads((fit / "results.json").read_text())
-        found = {
-            "test_auc": results["metrics"]["test/auc"],
-            "val_auc": results["metrics"]["val/auc"],
-            "bytes": sum(table["bytes"] for table in results["tables"].values()),
-            "epochs": results["epochs"],
-            "seconds": results["seconds"],
-        }
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def verbs(run: Run) -> list[list[str]]:
+    """Return what to run for a result, one after the other."""
+    if run.arrangement is not None:
+        path = run.folder / "config.yaml"
+        path.write_text(yaml.safe_dump(config_of(run), sort_keys=False))
+        return [["fit", "--config", str(path)]]
+    plain = Run("plain", 1.0, run.seed, None).folder
+    trained = sorted(plain.glob("fit*/checkpoints/best.ckpt"))
+    if not trained:
+        raise RuntimeError(f"{plain} has no checkpoint; remove that folder, and it is trained anew")
+    smaller = run.folder / "compressed.ckpt"
+    for path in (smaller, smaller.with_suffix(".yaml")):  # of an interrupted run
+        path.unlink(missing_ok=True)
+    method = ["--method", AFTER_TRAINING[run.line], "--share", str(run.share)]
+    config = ["--config", str(smaller.with_suffix(".yaml"))]
+    return [
+        ["compress", str(trained[-1]), *method, "--output", str(smaller)],
+        ["test", *config, "--ckpt_path", str(smaller)],
+    ]
+
+
+def train(run: Run, threads: int) -> dict[str, Any]:
+    """Train unless that is done; return what matters of the results, or why it was refused."""
+    done = run.folder / "done.json"
+    if run.is_done:
+        return dict(json.loads(done.read_text()))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {"seconds": 0.0}
+    for verb in verbs(run):
+        folder = unused(run.folder / verb[0])
+        ended = recemb([*verb, "--run", str(folder)], threads)
+        if ended.returncode == 2:  # a user's mistake: here, a budget that the kind cannot meet
+            found = {"refused": ended.stderr.strip().splitlines()[-1]}
+            break
+        if ended.returncode:
+            raise RuntimeError(f"{' '.join(ended.args)} failed:\n{ended.stderr[-2000:]}")
+        results = json.loads((folder / "results.json").read_text())
+        for stage in ("val", "test"):
+            if f"{stage}/auc" in results["metrics"]:
+                found[f"{stage}_auc"] = results["metrics"][f"{stage}/auc"]
+        if "tables" in results:
+            found["bytes"] = sum(table["bytes"] for table in results["tables"].values())
+        found["seconds"] += results["seconds"]
     temporary = done.with_suffix(".tmp")
     temporary.write_text(json.dumps(found))
     temporary.replace(done)
@@ -364,15 +407,23 @@ def main() -> None:
     if options.report:
         wanted = [run for run in wanted if run.is_done]
     found: dict[Run, dict[str, Any]] = {}
-    with ThreadPoolExecutor(options.workers) as pool:
-        waiting = {pool.submit(train, run, options.threads): run for run in wanted}
-        bar = tqdm(as_completed(waiting), "trainings", total=len(waiting))
-        for future in bar:
-            run = waiting[future]
-            found[run] = future.result()
-            bar.set_postfix_str(
-                f"{run.line} {run.share:g}: {found[run].get('test_auc', 'refused')}"
-            )
+    with (
+        ThreadPoolExecutor(options.workers) as pool,
+        tqdm(desc="trainings", total=len(wanted)) as bar,
+    ):
+        # The plain tables first: others start from them.
+        for is_first in (True, False):
+            waiting = {
+                pool.submit(train, run, options.threads): run
+                for run in wanted
+                if (run.line == "plain") == is_first
+            }
+            for future in as_completed(waiting):
+                run = waiting[future]
+                found[run] = future.result()
+                bar.update()
+                result = found[run].get("test_auc", "refused")
+                bar.set_postfix_str(f"{run.line} {run.share:g}: {result}")
     rows = summarize({run: found[run] for run in wanted})
     names = [run.folder.name for run in missing] if options.report else []
     OUTPUT.mkdir(exist_ok=True)

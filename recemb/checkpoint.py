@@ -34,6 +34,10 @@ ORDERED = ("model.init_args.features.", "model.init_args.history.")
 """Settings that are the order of a model's inputs; all others are found by name."""
 
 
+OF_TRAINING = ("model.init_args.learning_rate", "model.init_args.rows_optimizer.")
+"""Settings that do not make a model what it is: weights alone may be trained on with others."""
+
+
 class WholeFileIO(TorchCheckpointIO):
     """Write a checkpoint under a temporary name, then rename: a crash leaves the previous one."""
 
@@ -190,8 +194,9 @@ def check_same_config(
     """Raise a :class:`RecembError` naming the first setting of the model that differs."""
     saved = checkpoint_config(checkpoint)
     before, now = _flat(saved["model"], "model"), _flat(current["model"], "model")
+    free = OF_TRAINING if is_compressed(checkpoint) else ()
     for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key):
+        if before.get(key) != now.get(key) and not key.startswith(free):
             message = (
                 f"{path}: a checkpoint of another configuration: {key} was "
                 f"{before.get(key, 'not set')} there and is {now.get(key, 'not set')} here"

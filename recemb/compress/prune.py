@@ -1,4 +1,4 @@
-"""Magnitude pruning: of a plain table the elements of the largest magnitude stay (kind ``pruned``).
+"""Magnitude pruning: of a plain table the elements of large magnitude stay (kind ``pruned``).
 
 Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS
 2015, arXiv:1506.02626.
@@ -29,6 +29,6 @@ class MagnitudePruning(FullOnly):
         )
 
     def convert(self, table: TrainedTable, size: Any) -> TableContent:
-        """Keep the largest elements of the whole table."""
+        """Keep the elements that are largest for their rank in their row."""
         elements = Elements.of(table.content.values["rows"], size)
         return TableContent(config=self.config(table, size), values={}, learned=elements)

@@ -1,16 +1,18 @@
 """Frequency-adaptive: the most frequent ids have a row each, the rest share what is left.
 
-    row = id for the most frequent ids, else a hashed one of the shared rows    vector = E[row]
+    vector = E[id] for the most frequent ids, else the mean of k hashed ones of the shared rows
     bytes = num_rows * dim * 4 (fp32); no remap, because vocabularies number ids by frequency
+
+With two hashes an id has to meet another in both rows to lose itself, and few do.
 
 Where a table serves several id spaces, the ids with rows of their own are the most frequent of all
 of them together.
 
 Source: Zhang et al., "Model Size Reduction Using Frequency Based Double Hashing for Recommender
-Systems", RecSys 2020, arXiv:2007.14523 (here the rest has one hash).
+Systems", RecSys 2020, arXiv:2007.14523.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -28,6 +30,7 @@ from recemb.tables.kind import (
     TableFeature,
     int_buffer,
     num_ids,
+    own_reads,
     spread,
 )
 from recemb.tables.numbered import NumberedIds
@@ -43,9 +46,11 @@ class Adaptive(TableConfig):
     """Rows in all, at least 2; a share or a budget may choose it."""
     shared: float = 0.2
     """Share of the rows that the rest shares, above 0 and below 1; at least one row."""
+    num_hashes: int = 2
+    """k, shared rows that an id of the rest reads, at least 1; two as published."""
 
     searched: ClassVar[str] = "num_rows"
-    formula: ClassVar[str] = "E[id] for the most frequent ids, E[h(id)] for the rest"
+    formula: ClassVar[str] = "E[id] for the most frequent ids, mean E[h_j(id)] for the rest"
     memory: ClassVar[str] = "rows x dim"
     paper: ClassVar[str] = "Zhang et al. 2020, arXiv:2007.14523"
 
@@ -60,6 +65,8 @@ class Adaptive(TableConfig):
                 f"{where}: shared must be above 0 and below 1, got {self.shared}; at 1 it is kind "
                 "hashed"
             )
+        if self.num_hashes < 1:
+            raise RecembError(f"{where}: num_hashes must be at least 1, got {self.num_hashes}")
 
     def physical_tables(self, where: str, spaces: Sequence[IdSpace]) -> dict[str, PhysicalTable]:
         """Return one part, ``rows``: those of frequent ids, then the shared ones.
@@ -93,6 +100,14 @@ class Adaptive(TableConfig):
     def free_sizes(self, where: str, spaces: Sequence[IdSpace]) -> Sequence[Any]:
         """Return every number of rows up to that of the ids and one shared."""
         return range(2, max(3, num_ids(where, self, spaces) + 2))
+
+    def reads_per_id(self, part: str, lookups: int) -> int:
+        """Return k; a row of an id's own is read as often, and is its own mean."""
+        return self.num_hashes
+
+    def signature(self, lookups: int) -> Hashable:
+        """Features are composed together where dim and k agree."""
+        return self.dim, self.num_hashes
 
     def build(self, features: Sequence[TableFeature]) -> "AdaptiveKind":
         """Return the module for ``features``."""
@@ -131,32 +146,39 @@ class AdaptiveKind(NumberedIds):
             first.append(feature.base_rows[0] + sum(frequent[:place]))
             shared_first.append(feature.base_rows[0] + rows - num_shared)
             shared.append(num_shared)
-        salts = [salt_of(feature.table, feature.space.name) for feature in features]
+        reads = [feature.reads[0] for feature in features]
+        self.equal_reads = len(set(reads)) == 1
+        salts = [
+            [salt_of(feature.table, feature.space.name, read) for read in range(max(reads))]
+            for feature in features
+        ]
+        self.register_buffer("salt_FR", torch.tensor(salts, dtype=torch.int64), persistent=False)
         for name, values in (
             ("own_F", own),
             ("first_F", first),
             ("shared_first_F", shared_first),
             ("shared_F", shared),
-            ("salt_F", salts),
+            ("reads_F", reads),
         ):
             self.register_buffer(name, int_buffer(values), persistent=False)
 
     def encode(self, ids_N: Tensor, feature_N: Tensor) -> tuple[Tensor, ...]:
-        """Return own rows of frequent ids and shared rows of the others."""
+        """Return own rows of frequent ids and shared rows of the others, k of each id."""
         self.check_ids(ids_N, feature_N)
 
         def of_feature(name: str) -> Tensor:
-            return spread(self.get_buffer(name), feature_N)
+            return spread(self.get_buffer(name), feature_N).unsqueeze(-1)
 
-        shared_N = rows_of(ids_N, of_feature("salt_F"), of_feature("shared_F"))
-        return (
-            torch.where(
-                ids_N < of_feature("own_F"),
-                ids_N + of_feature("first_F"),
-                shared_N + of_feature("shared_first_F"),
-            ),
+        ids_N1 = ids_N.unsqueeze(-1)
+        salt_NR = spread(self.get_buffer("salt_FR"), feature_N)
+        shared_NR = rows_of(ids_N1, salt_NR, of_feature("shared_F"))
+        row_NR = torch.where(
+            ids_N1 < of_feature("own_F"),
+            ids_N1 + of_feature("first_F"),
+            shared_NR + of_feature("shared_first_F"),
         )
+        return (own_reads(row_NR, self.get_buffer("reads_F"), feature_N, self.equal_reads),)
 
     def compose(self, parts: tuple[Tensor, ...], feature: TableFeature, ids: BlockIds) -> Tensor:
-        """Return the rows as they are."""
-        return parts[0].squeeze(1)
+        """Return the mean of an id's rows."""
+        return parts[0].mean(1)

@@ -36,8 +36,8 @@ from recemb.tables.kind import (
 )
 from recemb.tables.numbered import RowPerId
 
-CHUNK_ROWS = 1 << 14
-"""Queries that are encoded together."""
+CHUNK_RESPONSES = 1 << 19
+"""Responses that are computed together: as many as a CPU's cache holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,22 +201,10 @@ class _Quantizer(nn.Module):
         self.num_parts, self.num_keys = num_parts, num_keys
         self.penalty: Tensor | float = 0.0
 
-    def responses(self, queries_NPd: Tensor) -> Tensor:
-        """Return the (N, P, K) responses."""
-        raise NotImplementedError
-
     @torch.no_grad()
     def codes(self, queries_ND: Tensor, limits_N: Tensor) -> Tensor:
-        """Return the (N, P) codes of queries, below each one's limit.
-
-        Chunk by chunk, because responses take K times the memory of queries.
-        """
-        chunks = zip(queries_ND.split(CHUNK_ROWS), limits_N.split(CHUNK_ROWS), strict=True)
-        return torch.cat([self._codes(queries, limits) for queries, limits in chunks])
-
-    def _codes(self, queries_ND: Tensor, limits_N: Tensor) -> Tensor:
-        responses_NPK = self.responses(queries_ND.unflatten(1, (self.num_parts, -1)))
-        return _allowed(responses_NPK, limits_N).argmax(2)
+        """Return the (N, P) codes of queries, below each one's limit."""
+        raise NotImplementedError
 
     def read(self, codes_NP: Tensor) -> Tensor:
         """Return the values that codes name: (N, D)."""
@@ -237,15 +225,33 @@ class _Quantizer(nn.Module):
 class _VQ(_Quantizer):
     """Nearest key; the value is the key."""
 
-    def responses(self, queries_NPd: Tensor) -> Tensor:
-        """Return 2 <q, k> - |k|^2: the negative squared distance without the query's own part."""
-        product_PNK = torch.bmm(queries_NPd.transpose(0, 1), self.keys_PKd.transpose(1, 2))
-        norm_P1K = self.keys_PKd.square().sum(2).unsqueeze(1)
-        return (2 * product_PNK - norm_P1K).transpose(0, 1)
+    @torch.no_grad()
+    def codes(self, queries_ND: Tensor, limits_N: Tensor) -> Tensor:
+        """Return the (N, P) numbers of the nearest of the first keys, as many as a limit says."""
+        queries_NPd = queries_ND.unflatten(1, (self.num_parts, -1))
+        codes_NP = torch.empty(queries_NPd.shape[:2], dtype=torch.int64, device=queries_ND.device)
+        for limit in limits_N.unique().tolist():
+            (place_M,) = torch.nonzero(limits_N == limit, as_tuple=True)
+            found_MP = nearest(queries_NPd[place_M], self.keys_PKd[:, :limit])
+            codes_NP.index_copy_(0, place_M, found_MP)
+        return codes_NP
 
-    def forward(self, queries_ND: Tensor, limits_N: Tensor, commitment: float) -> Tensor:
-        """Return the chosen values; in training, with the query's gradient."""
-        values_ND = self.read(self.codes(queries_ND, limits_N))
+    def forward(
+        self, queries_ND: Tensor, limits_N: Tensor, number_N: Tensor, commitment: float
+    ) -> Tensor:
+        """Return the chosen values; in training, with the query's gradient.
+
+        Args:
+            queries_ND: The rows of ids.
+            limits_N: How many keys each may use.
+            number_N: The ids' numbers: equal ones have equal queries, and are encoded once.
+            commitment: Weight of the loss on queries.
+        """
+        number_U, place_N = torch.unique(number_N, return_inverse=True)
+        first_U = torch.empty_like(number_U)
+        first_U.scatter_(0, place_N, torch.arange(len(place_N), device=place_N.device))
+        codes_UP = self.codes(queries_ND[first_U], limits_N[first_U])
+        values_ND = self.read(codes_UP[place_N])
         if not self.training:
             return values_ND
         # Sums, because the mean over no ids is no number.
@@ -268,6 +274,16 @@ class _SX(_Quantizer):
         """Return the vectors that codes name: (P, K, d)."""
         return self.own_PKd
 
+    @torch.no_grad()
+    def codes(self, queries_ND: Tensor, limits_N: Tensor) -> Tensor:
+        """Return the (N, P) numbers of the keys of the largest response; all have one limit.
+
+        Chunk by chunk, because responses take K times the memory of queries.
+        """
+        chunk = max(2, CHUNK_RESPONSES // (self.num_parts * self.num_keys))
+        queries_NPd = queries_ND.unflatten(1, (self.num_parts, -1))
+        return torch.cat([self.responses(some).argmax(2) for some in queries_NPd.split(chunk)])
+
     def responses(self, queries_NPd: Tensor) -> Tensor:
         """Return normalised inner products."""
         product_PNK = torch.bmm(queries_NPd.transpose(0, 1), self.keys_PKd.transpose(1, 2))
@@ -281,22 +297,38 @@ class _SX(_Quantizer):
         responses_NPK: Tensor = flat_NX.unflatten(1, (self.num_parts, -1))
         return responses_NPK
 
-    def forward(self, queries_ND: Tensor, limits_N: Tensor, commitment: float) -> Tensor:
+    def forward(
+        self, queries_ND: Tensor, limits_N: Tensor, number_N: Tensor, commitment: float
+    ) -> Tensor:
         """Return the chosen values; in training, with the gradient of the softmax."""
         if not self.training:
             return self.read(self.codes(queries_ND, limits_N))
         responses_NPK = self.responses(queries_ND.unflatten(1, (self.num_parts, -1)))
-        soft_NPK = _allowed(responses_NPK, limits_N).softmax(2)
+        soft_NPK = responses_NPK.softmax(2)
         hard_NPK = F.one_hot(soft_NPK.argmax(2), soft_NPK.shape[2]).to(soft_NPK.dtype)
         choice_NPK = soft_NPK + (hard_NPK - soft_NPK).detach()
         return torch.einsum("npk,pkd->npd", choice_NPK, self.own_PKd).flatten(1)
 
 
-def _allowed(responses_NPK: Tensor, limits_N: Tensor) -> Tensor:
-    """Return responses with keys from each query's limit on out of the question."""
-    key_K = torch.arange(responses_NPK.shape[2], device=limits_N.device)
-    forbidden_NK = key_K >= limits_N.unsqueeze(1)
-    return responses_NPK.masked_fill(forbidden_NK.unsqueeze(1), -torch.inf)
+def nearest(queries_NPd: Tensor, keys_PKd: Tensor) -> Tensor:
+    """Return the number of the key that is nearest to each part of each query: (N, P)."""
+    if keys_PKd.shape[2] == 1:
+        # On a line, the nearest key is a matter of where the middles between keys lie.
+        sorted_PK, number_PK = keys_PKd.squeeze(2).sort(1)
+        middle_PJ = (sorted_PK[:, 1:] + sorted_PK[:, :-1]) / 2
+        place_PN = torch.searchsorted(middle_PJ, queries_NPd.squeeze(2).T.contiguous())
+        return number_PK.gather(1, place_PN).T
+    minus_norm_P1K = -keys_PKd.square().sum(2).unsqueeze(1)
+    keys_PdK = keys_PKd.transpose(1, 2)
+    chunk = max(1, CHUNK_RESPONSES // (keys_PKd.shape[0] * keys_PKd.shape[1]))
+    # Twice the inner product less the key's square: the negative squared distance without the
+    # query's own part.
+    return torch.cat(
+        [
+            torch.baddbmm(minus_norm_P1K, some.transpose(0, 1), keys_PdK, alpha=2).argmax(2).T
+            for some in queries_NPd.split(chunk)
+        ]
+    )
 
 
 class DPQKind(RowPerId):
@@ -317,7 +349,9 @@ class DPQKind(RowPerId):
         is_free_N = ids.ids_N < spread(self.get_buffer("free_F"), ids.feature_N)
         keys_N = spread(self.get_buffer("keys_F"), ids.feature_N)
         limits_N = torch.where(is_free_N, config.num_keys, keys_N)
-        return cast(Tensor, quantizer(parts[0].squeeze(1), limits_N, config.commitment))
+        number_N = ids.ids_N + spread(self.first_id_F, ids.feature_N)
+        queries_ND = parts[0].squeeze(1)
+        return cast(Tensor, quantizer(queries_ND, limits_N, number_N, config.commitment))
 
     def loss(self) -> Tensor | float:
         """Return the distance between the last queries and their keys."""

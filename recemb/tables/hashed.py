@@ -28,6 +28,7 @@ from recemb.tables.kind import (
     TableFeature,
     TableKind,
     int_buffer,
+    own_reads,
     spread,
 )
 
@@ -131,11 +132,7 @@ class SaltedReads(TableKind):
             self.is_small,
         )
         rows_NR += spread(self.base_F, feature_N).unsqueeze(-1)
-        if self.equal_reads:
-            return (rows_NR,)
-        read_R = torch.arange(self.salt_FR.shape[1], device=ids_N.device)
-        is_read_NR = read_R < spread(self.reads_F, feature_N).unsqueeze(-1)
-        return (rows_NR[is_read_NR.expand_as(rows_NR)],)
+        return (own_reads(rows_NR, self.reads_F, feature_N, self.equal_reads),)
 
 
 class HashedKind(SaltedReads):

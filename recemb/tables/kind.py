@@ -377,6 +377,22 @@ def spread(values_F: Tensor, feature_N: Tensor) -> Tensor:
     return values_F[feature_N]
 
 
+def own_reads(rows_NR: Tensor, reads_F: Tensor, feature_N: Tensor, is_equal: bool) -> Tensor:
+    """Return the reads that an id's feature makes, one after the other: (T,).
+
+    Args:
+        rows_NR: As many reads of each id as any feature makes.
+        reads_F: How many of them each feature makes.
+        feature_N: The feature of each id.
+        is_equal: Whether all features make all of them: then (N, R) comes back as it is.
+    """
+    if is_equal:
+        return rows_NR
+    read_R = torch.arange(rows_NR.shape[-1], device=rows_NR.device)
+    is_read_NR = read_R < spread(reads_F, feature_N).unsqueeze(-1)
+    return rows_NR[is_read_NR.expand_as(rows_NR)]
+
+
 def int_buffer(values: Sequence[int]) -> Tensor:
     """Return per-feature constants as an int64 tensor, to be registered as a buffer."""
     return torch.tensor(values, dtype=torch.int64)

@@ -8,7 +8,7 @@ that has been pruned (``recemb compress``), the places are random ones. Values a
 they are; the places stay.
 
 Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS
-2015, arXiv:1506.02626.
+2015, arXiv:1506.02626; the division by ranks is ours.
 """
 
 from collections.abc import Sequence
@@ -95,11 +95,18 @@ class Elements(nn.Module):
 
     @classmethod
     def of(cls, rows_VD: Tensor, num_values: int) -> "Elements":
-        """Return the largest elements of a table."""
+        """Return elements of a table: those that are largest for their place in their row.
+
+        The largest of the whole table would be those of a few ids and leave many ids none. So an
+        element's magnitude counts divided by its rank in its row: 1 for the row's largest, 2 for
+        the next.
+        """
         num_ids, dim = rows_VD.shape
         elements = cls(num_ids, dim, num_values, 1.0)
+        size_VD = rows_VD.abs()
+        rank_VD = size_VD.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
         flat = rows_VD.flatten()
-        place_M = flat.abs().topk(num_values).indices.sort().values
+        place_M = (size_VD / rank_VD).flatten().topk(num_values).indices.sort().values
         elements.value_M.data.copy_(flat[place_M])
         elements.column_M.copy_(place_M % dim)
         elements.offset_V.copy_(torch.searchsorted(place_M, torch.arange(num_ids + 1) * dim))

@@ -29,6 +29,7 @@ from recemb.tables.kind import (
     TableFeature,
     TableKind,
     int_buffer,
+    own_reads,
     spread,
 )
 
@@ -136,11 +137,7 @@ class RobeKind(TableKind):
         row_NR = start_NR + spread(self.get_buffer("place_FR"), feature_N)
         row_NR = torch.where(row_NR >= num_rows_N1, row_NR - num_rows_N1, row_NR)
         row_NR = row_NR + spread(self.get_buffer("base_F"), feature_N).unsqueeze(-1)
-        if self.equal_reads:
-            return (row_NR,)
-        read_R = torch.arange(self.get_buffer("salt_FR").shape[1], device=ids_N.device)
-        is_read_NR = read_R < spread(self.get_buffer("reads_F"), feature_N).unsqueeze(-1)
-        return (row_NR[is_read_NR.expand_as(row_NR)],)
+        return (own_reads(row_NR, self.get_buffer("reads_F"), feature_N, self.equal_reads),)
 
     def compose(self, parts: tuple[Tensor, ...], feature: TableFeature, ids: BlockIds) -> Tensor:
         """Return the values of all chunks side by side, with their signs."""

@@ -163,6 +163,16 @@ def test_fit_goes_on_from_the_smaller_tables(run, tmp_path):
     assert results_of(tmp_path / "b")["epochs"] == 3
 
 
+def test_fine_tuning_may_have_learning_rates_of_its_own(run, tmp_path):
+    folder = tmp_path / "a"
+    results = compressed(run, folder, "--method", "int4")
+    slow = ["--model.init_args.learning_rate", "1e-9"]
+    slow += ["--model.init_args.rows_optimizer.init_args.learning_rate", "1e-9"]
+    tuned = verb("fit", folder, *FIT, "1", *slow)
+    # Nothing moves but the moving averages of Dice, and rows that are rounded at random.
+    assert tuned["metrics"]["val/auc"] == pytest.approx(results["metrics"]["val/auc"], abs=2e-3)
+
+
 def test_the_old_configuration_is_refused_and_the_new_one_named(run, tmp_path, capsys):
     compressed(run, tmp_path / "a", "--method", "int8")
     capsys.readouterr()

@@ -109,12 +109,15 @@ def test_svd_loses_nothing_of_a_table_of_low_rank():
 # Pruning
 
 
-def test_prune_keeps_the_largest_elements_of_the_whole_table():
+def test_prune_keeps_the_elements_that_are_largest_for_their_rank_in_their_row():
     rows = random_rows(50, 8) * torch.linspace(0.1, 3, 50).unsqueeze(1)
     # A value and its column: 5 bytes; 51 offsets of 4.
     found = to_size(plain({"t": rows}), "prune", 70 * 5 + 51 * 4 + 4)
     kept = rows.numpy().copy()
-    kept[np.abs(kept) < np.sort(np.abs(kept).ravel())[-70]] = 0
+    score = np.abs(kept)
+    for row in score:
+        row[np.argsort(-row)] /= np.arange(1, 9)
+    kept[score < np.sort(score.ravel())[-70]] = 0
     assert np.count_nonzero(kept) == 70
     np.testing.assert_array_equal(vectors(found), kept)
 

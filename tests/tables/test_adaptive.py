@@ -37,6 +37,7 @@ class TestAdaptive(TableContract):
         ({"num_rows": 0}, f"num_rows must be in 1..{2**38}, got 0"),
         ({"shared": 0.0}, "shared must be above 0 and below 1, got 0.0"),
         ({"shared": 1.0}, "shared must be above 0 and below 1, got 1.0; at 1 it is kind hashed"),
+        ({"num_hashes": 0}, "num_hashes must be at least 1, got 0"),
     ]
 
     def rows_of_id(self, table: str, held: Stored, space: str, key: int) -> dict[str, list[int]]:
@@ -45,17 +46,24 @@ class TestAdaptive(TableContract):
         assert min(users, items) >= 4
         own, before = (users, 0) if space == "user" else (items, users)
         if key < own:
-            return {"rows": [before + key]}
-        return {"rows": [24 + rows_of_one(key, salt_of(table, space), 6)]}
+            return {"rows": [before + key]}  # and not twice: its mean is itself
+        return {"rows": [24 + rows_of_one(key, salt_of(table, space, j), 6) for j in (0, 1)]}
 
     def compose(
         self, table: str, held: Stored, space: str, key: int, rows: Mapping[str, list[Tensor]]
     ) -> Tensor:
-        return rows["rows"][0]
+        return torch.stack(rows["rows"]).mean(0)
 
 
 class TestMostlyShared(TestAdaptive):
-    settings = {"kind": "adaptive", "dim": 6, "num_rows": 30, "shared": 0.8, "precision": "int8"}
+    settings = {
+        "kind": "adaptive",
+        "dim": 6,
+        "num_rows": 30,
+        "shared": 0.8,
+        "num_hashes": 1,
+        "precision": "int8",
+    }
     served_bytes = 30 * 6 + 4
     rate = 0.02
 
@@ -67,7 +75,7 @@ class TestMostlyShared(TestAdaptive):
         # The six most frequent ids are all items: 493 .. 443 above 380.
         if space == "item" and key < 6:
             return {"rows": [key]}
-        return {"rows": [6 + rows_of_one(key, salt_of(table, space), 24)]}
+        return {"rows": [6 + rows_of_one(key, salt_of(table, space, 0), 24)]}
 
 
 @pytest.mark.parametrize("count", [1, 5, 24, 60, 68, 200])
@@ -86,8 +94,24 @@ def test_frequent_ids_have_rows_of_their_own_and_others_share() -> None:
     module = embeddings({"ads": Adaptive(dim=4, num_rows=30)}, [feature("one", "ads")])
     vectors = as_tensor(module({"one": ids(range(50))})["one"])
     assert len(vectors[:24].unique(dim=0)) == 24
+    # 26 ids, of which hardly two share both of their six rows.
+    assert len(vectors[24:].unique(dim=0)) > 12
+    one = embeddings({"ads": Adaptive(dim=4, num_rows=30, num_hashes=1)}, [feature("one", "ads")])
+    vectors = as_tensor(one({"one": ids(range(50))})["one"])
     assert len(vectors[24:].unique(dim=0)) <= 6
     assert len(vectors.unique(dim=0)) > 24
+
+
+def test_tables_of_different_numbers_of_hashes_are_read_together() -> None:
+    tables = {f"t{k}": Adaptive(dim=4, num_rows=30, num_hashes=k) for k in (1, 3)}
+    features = [feature("a", "t1"), feature("b", "t3")]
+    together = embeddings(dict(tables), features)
+    got = together({"a": ids([0, 40]), "b": ids([0, 40])})
+    for name, k in (("a", 1), ("b", 3)):
+        rows = together.rows.values(f"t{k}")
+        shared = [24 + rows_of_one(40, salt_of(f"t{k}", "item", j), 6) for j in range(k)]
+        wanted = torch.stack([rows[0], rows[shared].mean(0)])
+        torch.testing.assert_close(as_tensor(got[name]), wanted)
 
 
 def test_more_rows_than_ids_are_cut() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -70,7 +70,8 @@ class TestVQ(DPQContract):
     ) -> Tensor:
         (query,) = rows["queries"]
         keys = held.learned["keys_PKd"]
-        return torch.cat([keys[p, nearest(query[2 * p : 2 * p + 2], keys[p])] for p in range(3)])
+        cut = query.reshape(len(keys), -1)
+        return torch.cat([keys[p, nearest(cut[p], keys[p])] for p in range(len(keys))])
 
     def compose_in_training(
         self, table: str, held: Stored, space: str, key: int, rows: Mapping[str, list[Tensor]]
@@ -79,6 +80,14 @@ class TestVQ(DPQContract):
         (query,) = rows["queries"]
         value = self.compose(table, held, space, key, rows)
         return query + (value - query).detach()
+
+
+class TestVQOfSingleElements(TestVQ):
+    """Parts of one element, whose nearest key is found by halving."""
+
+    settings = {"kind": "dpq", "dim": 6, "num_parts": 6, "num_keys": 8}
+    served_bytes = 70 * 3 + 6 * 8 * 4
+    """18 bits are three bytes."""
 
 
 class TestVQInt8(TestVQ):
@@ -213,13 +222,16 @@ def test_every_row_is_encoded_anew_for_serving(response: str) -> None:
     assert len(as_tensor(wanted["one"]).unique(dim=0)) > 20
 
 
-def test_many_rows_are_encoded_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = DPQ(dim=6, num_parts=3, num_keys=8)
+@pytest.mark.parametrize("response", ["vq", "sx"])
+def test_many_rows_are_encoded_in_chunks(
+    response: Literal["vq", "sx"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DPQ(dim=6, num_parts=3, num_keys=8, response=response)
     module = embeddings(
         {"ads": config}, [feature("one", "ads"), feature("who", "ads", space="user")]
     )
     whole = module.served().rows.tables()["ads"].clone()
-    monkeypatch.setattr("recemb.tables.dpq.CHUNK_ROWS", 7)
+    monkeypatch.setattr("recemb.tables.dpq.CHUNK_RESPONSES", 7 * 24)
     assert torch.equal(module.served().rows.tables()["ads"], whole)
 
 

@@ -53,12 +53,15 @@ def test_elements_of_ids_that_were_not_asked_for_get_no_gradient() -> None:
     assert torch.equal(grads_of(module)["value_M"], wanted)
 
 
-def test_the_largest_elements_of_a_table_are_kept() -> None:
-    rows = torch.tensor([[0.1, -0.9, 0.0], [0.2, 0.3, -0.25], [0.0, 0.01, 0.8]])
+def test_elements_are_kept_that_are_large_for_their_rank_in_their_row() -> None:
+    rows = torch.tensor([[0.1, -0.9, 0.6], [0.2, 0.35, -0.25], [0.0, 0.01, 0.8]])
+    # Divided by their ranks: .9, .3, .03; .35, .125, .067; .8, .005, 0.
     elements = Elements.of(rows, 4)
-    assert elements.value_M.tolist() == pytest.approx([-0.9, 0.3, -0.25, 0.8])
-    assert elements.column_M.tolist() == [1, 1, 2, 2]
-    assert elements.offset_V.tolist() == [0, 1, 3, 4]
+    assert elements.value_M.tolist() == pytest.approx([-0.9, 0.6, 0.35, 0.8])
+    assert elements.column_M.tolist() == [1, 2, 1, 2]
+    assert elements.offset_V.tolist() == [0, 2, 3, 4]
+    # So an id keeps its largest before another one its second.
+    assert Elements.of(rows, 3).value_M.tolist() == pytest.approx([-0.9, 0.35, 0.8])
 
 
 def test_an_id_without_elements_is_zero() -> None:
