@@ -44,7 +44,7 @@ class Adaptive(TableConfig):
     """The name of the kind."""
     num_rows: int | None = None
     """Rows in all, at least 2; a share or a budget may choose it."""
-    shared: float = 0.2
+    shared: float = 0.5
     """Share of the rows that the rest shares, above 0 and below 1; at least one row."""
     num_hashes: int = 2
     """k, shared rows that an id of the rest reads, at least 1; two as published."""

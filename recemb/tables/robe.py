@@ -104,6 +104,8 @@ class Robe(TableConfig):
 class RobeKind(TableKind):
     """Hashed starts of chunks and hashed signs; each feature may have its own chunk length."""
 
+    is_costly = True
+
     def __init__(self, features: Sequence[TableFeature]) -> None:
         super().__init__()
         configs = [feature.config for feature in features if isinstance(feature.config, Robe)]

@@ -29,7 +29,7 @@ def frequent_of(spaces: list[IdSpace], count: int) -> list[int]:
 class TestAdaptive(TableContract):
     """Of 30 rows 6 are shared; 24 ids of both spaces have their own."""
 
-    settings = {"kind": "adaptive", "dim": 6, "num_rows": 30}
+    settings = {"kind": "adaptive", "dim": 6, "num_rows": 30, "shared": 0.2}
     num_rows = 30
     served_bytes = 30 * 6 * 4
     bad = [
@@ -91,19 +91,21 @@ def test_equally_frequent_ids_are_a_prefix_of_each_space() -> None:
 
 
 def test_frequent_ids_have_rows_of_their_own_and_others_share() -> None:
-    module = embeddings({"ads": Adaptive(dim=4, num_rows=30)}, [feature("one", "ads")])
+    module = embeddings({"ads": Adaptive(dim=4, num_rows=30, shared=0.2)}, [feature("one", "ads")])
     vectors = as_tensor(module({"one": ids(range(50))})["one"])
     assert len(vectors[:24].unique(dim=0)) == 24
     # 26 ids, of which hardly two share both of their six rows.
     assert len(vectors[24:].unique(dim=0)) > 12
-    one = embeddings({"ads": Adaptive(dim=4, num_rows=30, num_hashes=1)}, [feature("one", "ads")])
+    one = embeddings(
+        {"ads": Adaptive(dim=4, num_rows=30, shared=0.2, num_hashes=1)}, [feature("one", "ads")]
+    )
     vectors = as_tensor(one({"one": ids(range(50))})["one"])
     assert len(vectors[24:].unique(dim=0)) <= 6
     assert len(vectors.unique(dim=0)) > 24
 
 
 def test_tables_of_different_numbers_of_hashes_are_read_together() -> None:
-    tables = {f"t{k}": Adaptive(dim=4, num_rows=30, num_hashes=k) for k in (1, 3)}
+    tables = {f"t{k}": Adaptive(dim=4, num_rows=30, shared=0.2, num_hashes=k) for k in (1, 3)}
     features = [feature("a", "t1"), feature("b", "t3")]
     together = embeddings(dict(tables), features)
     got = together({"a": ids([0, 40]), "b": ids([0, 40])})
