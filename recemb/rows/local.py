@@ -12,7 +12,7 @@ Shapes: R rows of all tables of a form, D their width, T rows gathered, U <= T d
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,12 +50,28 @@ class _Block:
     state: dict[str, Tensor]
     pending: Pending = field(default_factory=list)
 
-    def take_pending(self) -> tuple[Tensor, Tensor, int]:
-        """Return the distinct rows, their summed gradients and how many reads that was."""
+    def take_pending(self) -> "Gradients":
+        """Return what backward passes have left since the last step, and forget it."""
         rows_T = torch.cat([rows for rows, _ in self.pending])
         grads_TD = torch.cat([grads for _, grads in self.pending])
         self.pending.clear()
-        return *sum_duplicates(rows_T, grads_TD), len(rows_T)
+        return Gradients(*sum_duplicates(rows_T, grads_TD), len(rows_T))
+
+
+class Gradients(NamedTuple):
+    """Distinct rows, ascending, their summed gradients, and how many reads that was."""
+
+    rows_U: Tensor
+    grads_UD: Tensor
+    reads: int
+
+
+class Learning(NamedTuple):
+    """Rows whose learned steps are to move."""
+
+    block: _Block
+    rows_U: Tensor
+    new_UD: Tensor
 
 
 def sum_duplicates(rows_T: Tensor, grads_TD: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,12 +141,36 @@ class LocalRowsStore(RowsStore):
     @torch.no_grad()
     def step(self, reevaluate: Callable[[], object] | None = None) -> None:
         """Update each distinct touched row once, by the sum of its gradients."""
+        learning = self.update(is_reevaluated=reevaluate is not None)
+        if learning and reevaluate is not None:
+            with torch.enable_grad():
+                reevaluate()
+            self.learn_steps(learning)
+
+    def take_gradients(self, block: _Block) -> Gradients | None:
+        """Return what a block's rows have got, and forget it; None where there is nothing."""
+        return block.take_pending() if block.pending else None
+
+    @property
+    def learns_steps(self) -> bool:
+        """Whether any table has learned steps."""
+        return any(isinstance(block.flat, LearnedStepFlat) for block in self._blocks.values())
+
+    @torch.no_grad()
+    def update(self, is_reevaluated: bool) -> list[Learning]:
+        """Update touched rows; return those whose steps wait for :meth:`learn_steps`.
+
+        Args:
+            is_reevaluated: Whether forward and backward run once more on the same batch before
+                that. If not, learned steps move at once.
+        """
         self.num_steps += 1
-        learning: list[tuple[_Block, Tensor, Tensor]] = []
+        learning: list[Learning] = []
         for block in self._blocks.values():
-            if not block.pending:
+            taken = self.take_gradients(block)
+            if taken is None:
                 continue
-            rows_U, grads_UD, reads = block.take_pending()
+            rows_U, grads_UD, reads = taken
             touched = {key: values.index_select(0, rows_U) for key, values in block.state.items()}
             old_UD = block.flat.select(rows_U)
             new_UD = self.optimizer.update(old_UD, grads_UD, touched, self.num_steps)
@@ -138,27 +178,24 @@ class LocalRowsStore(RowsStore):
                 values.index_copy_(0, rows_U, touched[key])
             if not isinstance(block.flat, LearnedStepFlat):
                 block.flat.write(rows_U, new_UD)
-            elif reevaluate is None:
-                self._move_steps(block.flat, rows_U, new_UD, grads_UD, reads)
-            else:
+            elif is_reevaluated:
                 block.flat.write_nearest(rows_U, new_UD)
-                learning.append((block, rows_U, new_UD))
-        if learning and reevaluate is not None:
-            self._learn_steps(learning, reevaluate)
+                learning.append(Learning(block, rows_U, new_UD))
+            else:
+                self._move_steps(block.flat, rows_U, new_UD, grads_UD, reads)
+        return learning
 
-    def _learn_steps(
-        self, learning: list[tuple[_Block, Tensor, Tensor]], reevaluate: Callable[[], object]
-    ) -> None:
+    @torch.no_grad()
+    def learn_steps(self, learning: Sequence[Learning]) -> None:
         """Move learned steps by the gradient at the new rows, rounded to the nearest."""
-        with torch.enable_grad():
-            reevaluate()
         for block, rows_U, new_UD in learning:
             assert isinstance(block.flat, LearnedStepFlat)
             # Of accumulated batches only the last comes again, and a model may draw at random what
             # it reads: the steps of rows that do not come stay, rows that are new wait their turn.
             grads_UD, reads = torch.zeros_like(new_UD), 0
-            if block.pending:
-                again_A, grads_AD, reads = block.take_pending()
+            taken = self.take_gradients(block)
+            if taken is not None:
+                again_A, grads_AD, reads = taken
                 is_known_A = torch.isin(again_A, rows_U)
                 place_A = torch.searchsorted(rows_U, again_A[is_known_A])
                 grads_UD.index_copy_(0, place_A, grads_AD[is_known_A])

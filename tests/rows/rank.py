@@ -1,0 +1,59 @@
+"""One process of several that run the cases of :mod:`tests.rows.sharded_cases` together.
+
+    python -m tests.rows.rank FOLDER RANK WORLD_SIZE
+
+reads ``start.pt`` from the folder (what the cases go on from, if anything), and rank 0 writes
+``end.pt``.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from recemb.rows.torchrec_store import TorchRecRowsStore
+from tests.rows.sharded_cases import CASES, NUM_STEPS, run
+
+
+def main(folder: Path, rank: int, world_size: int) -> None:
+    """Run every case."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+    )
+    start = torch.load(folder / "start.pt")
+    found: dict[str, Any] = {}
+    for name, case in CASES.items():
+        torch.manual_seed(1)
+        store = TorchRecRowsStore(case.physical, case.optimizer, case.forced)
+        begin = int(start["step"])
+        if begin:
+            store.load_state_dict(start[name]["tables"])
+            store.load_optimizer_state(start[name]["state"])
+        first = {key: one.clone() for key, one in store.tables().items()}
+        seen = run(store, case, range(begin, begin + NUM_STEPS), rank, world_size)
+        blocks = [[torch.zeros(0)] * world_size for _ in seen]
+        for own, blocks_of_step in zip(seen, blocks, strict=True):
+            dist.all_gather_object(blocks_of_step, own)
+        found[name] = {
+            "first": first,
+            "seen": blocks,
+            "tables": store.state_dict(),
+            "values": {table: store.values(table).clone() for table in case.physical},
+            "state": store.optimizer_state(),
+            "bytes": sum(
+                tensor.numel() * tensor.element_size()
+                for one in store._stores()
+                for tensor in one.tables().values()
+            ),
+        }
+    if rank == 0:
+        torch.save({"step": begin + NUM_STEPS, **found}, folder / "end.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
