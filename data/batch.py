@@ -11,21 +11,27 @@ from data.chunk import Chunk
 
 
 class Batch(NamedTuple):
-    """B samples.
+    """B samples: all of a batch or, where several processes train, one process's part of it.
 
     Attributes:
         ids: The ids of every column; columns with one id per sample have bags of one.
         dense_BK: Numbers, as in the file.
         label_B: 0 or 1, float32.
+        total: Samples of the whole batch.
     """
 
     ids: KeyedJaggedTensor
     dense_BK: Tensor
     label_B: Tensor
+    total: int
 
     def pin_memory(self) -> "Batch":
         """Return the batch in page-locked memory, from which copies to a GPU need not wait."""
-        return Batch(self.ids.pin_memory(), self.dense_BK.pin_memory(), self.label_B.pin_memory())
+        return self._replace(
+            ids=self.ids.pin_memory(),
+            dense_BK=self.dense_BK.pin_memory(),
+            label_B=self.label_B.pin_memory(),
+        )
 
     @property
     def num_samples(self) -> int:
@@ -33,12 +39,13 @@ class Batch(NamedTuple):
         return self.label_B.shape[0]
 
 
-def batch_of(chunk: Chunk, names: Sequence[str]) -> Batch:
-    """Return a chunk's rows as a batch.
+def batch_of(chunk: Chunk, names: Sequence[str], total: int | None = None) -> Batch:
+    """Return a chunk's rows as a batch, or as a part of one.
 
     Args:
         chunk: The rows.
         names: Of the columns with one id per row, then of the list columns.
+        total: Rows of the whole batch; by default these are all.
     """
     ones = torch.ones(chunk.ids_SN.numel(), dtype=torch.int64)
     lengths = [ones, *(bags.offsets.diff() for bags in chunk.lists)]
@@ -48,4 +55,4 @@ def batch_of(chunk: Chunk, names: Sequence[str]) -> Batch:
         values=torch.cat([part.to(torch.int64) for part in values]),
         lengths=torch.cat(lengths),
     )
-    return Batch(ids, chunk.dense_NK, chunk.label_N)
+    return Batch(ids, chunk.dense_NK, chunk.label_N, len(chunk) if total is None else total)

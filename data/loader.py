@@ -34,6 +34,7 @@ class Loader:
         shuffle_rows: Rows permuted together; 0 keeps the order of the file.
         seed: Together with the epoch's number, all that the order depends on.
         cache_bytes: Encoded row groups are kept in memory up to this size.
+        part: This process's number and how many there are; each gets its part of every batch.
 
     A Lightning trainer drives the three methods of its protocol for resumable loaders:
     ``state_dict``, ``load_state_dict`` and, through ``sampler``, ``set_epoch``.
@@ -51,7 +52,9 @@ class Loader:
         shuffle_rows: int,
         seed: int,
         cache_bytes: int,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
+        self.part = part
         self.file = file
         self.encoder = encoder
         self.batch_size = batch_size
@@ -115,7 +118,9 @@ class Loader:
         for window, order_N in self._windows():
             for rows_B in order_N.split(self.batch_size):
                 if number >= start:
-                    batch = batch_of(window.take(rows_B), self.names)
+                    own, count = self.part
+                    rows = window.take(rows_B.tensor_split(count)[own])
+                    batch = batch_of(rows, self.names, len(rows_B))
                     yield batch.pin_memory() if pin else batch
                 number += 1
 

@@ -11,6 +11,7 @@ from data.encode import Encoder
 from data.files import TableFile
 from data.loader import Loader
 from data.schema import build_schema
+from recemb.distributed import processes
 from recemb.errors import RecembError
 from recemb.schema import Schema
 
@@ -113,6 +114,7 @@ class Tabular(LightningDataModule):
                 shuffle_rows=self.shuffle_rows if training else 0,
                 seed=self.seed,
                 cache_bytes=self.cache_bytes,
+                part=(processes.rank(), processes.world_size()),
             )
             loader.fill_cache()
             self._loaders[stage] = loader

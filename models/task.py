@@ -10,11 +10,12 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAUROC
 
 from data.batch import Batch
+from recemb.distributed import processes
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig, resolve_features
 from recemb.jagged import Ids, KeyedIds, split_keyed
-from recemb.rows.local import LocalRowsStore
+from recemb.rows.choice import new_store
 from recemb.rows.optimizers import Adam, RowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig
@@ -54,7 +55,7 @@ class RankingTask(LightningModule):
         self.embeddings = Embeddings(
             tables,
             resolve_features(features, tables, schema),
-            lambda physical: LocalRowsStore(physical, optimizer),
+            lambda physical: new_store(physical, optimizer),
         )
         numbers = list(schema.dense.values())
         self.register_buffer("dense_mean_K", torch.tensor([number.mean for number in numbers]))
@@ -93,9 +94,19 @@ class RankingTask(LightningModule):
         total = batch.label_B.new_zeros(())
         for _ in self.embeddings.training_forms():
             logits_B = self(batch.ids, batch.dense_BK)
-            loss = nn.functional.binary_cross_entropy_with_logits(logits_B, batch.label_B)
+            loss = nn.functional.binary_cross_entropy_with_logits(
+                logits_B, batch.label_B, reduction="sum"
+            )
+            # Over all processes' parts of the batch, whose losses are averaged.
+            loss = loss * (processes.world_size() / batch.total)
             total = total + loss + self.penalty()
-        self.log("train/logloss", loss.detach(), prog_bar=True, batch_size=batch.num_samples)
+        self.log(
+            "train/logloss",
+            loss.detach(),
+            prog_bar=True,
+            batch_size=batch.num_samples,
+            sync_dist=processes.world_size() > 1,
+        )
         # What the tables add: codebooks that learn (zero for most kinds).
         return total + self.embeddings.loss()
 
@@ -150,8 +161,9 @@ class RankingTask(LightningModule):
             logits_B, batch.label_B, reduction="none"
         )
         metrics: Any = self.metrics[stage]
-        metrics["auc"].update(torch.sigmoid(logits_B), batch.label_B.long())
-        metrics["logloss"].update(losses_B)
+        if batch.num_samples:  # a small last batch has no part for every process
+            metrics["auc"].update(torch.sigmoid(logits_B), batch.label_B.long())
+            metrics["logloss"].update(losses_B)
         for name, metric in metrics.items():
             self.log(
                 f"{stage}/{name}",

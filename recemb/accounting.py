@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recemb.embeddings import Embeddings
+from recemb.rows.store import RowsStore
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
@@ -31,8 +32,10 @@ def nested_tensors(value: Any) -> Iterable[Tensor]:
 
 
 def module_bytes(module: nn.Module) -> int:
-    """Return the bytes of a module's parameters and buffers."""
-    return tensor_bytes([*module.parameters(), *module.buffers()])
+    """Return the bytes of a module's parameters and buffers, and of rows on other processes."""
+    apart = [one for one in module.modules() if isinstance(one, RowsStore) and not one.has_buffers]
+    own = tensor_bytes([*module.parameters(), *module.buffers()])
+    return own + sum(store.num_bytes() for store in apart)
 
 
 def training_bytes(

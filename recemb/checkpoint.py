@@ -19,6 +19,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from recemb.distributed import processes
 from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.schema import Schema
@@ -93,8 +94,9 @@ class BestCheckpoint(ModelCheckpoint):
             kept: dict[str, Any] = {}
             if best.is_file():
                 copy = Path(str(self.dirpath)) / best.name
-                with whole_file(copy) as temporary:
-                    shutil.copyfile(best, temporary)
+                if not processes.rank():
+                    with whole_file(copy) as temporary:
+                        shutil.copyfile(best, temporary)
                 kept = {str(copy): state["best_model_score"]}
             path = next(iter(kept), "")
             state |= {"best_model_path": path, "kth_best_model_path": path, "best_k_models": kept}

@@ -34,10 +34,12 @@ from recemb.checkpoint import (
     read_checkpoint,
 )
 from recemb.command_line.show import summary
+from recemb.distributed import processes, strategy
 from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.memory import peak_memory_bytes
 from recemb.results import config_hash, new_run, versions, write_results
+from recemb.rows.choice import stores_made_by
 from recemb.schema import Schema
 from recemb.serving.program import ServedProgram
 
@@ -65,8 +67,8 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a batch."""
-        self.samples += batch.num_samples
+        """Count a batch, all processes' parts of it."""
+        self.samples += batch.total
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -140,6 +142,9 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Read the checkpoint, if there is one, before anything is built."""
         self.plain: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        self.is_sharded = self.config.trainer.strategy == strategy.NAME
+        if self.is_sharded:
+            processes.start()
         path = self.config.ckpt_path
         if path is None and self.verb != "fit":
             raise RecembError(f"{self.verb} needs a checkpoint; give --ckpt_path")
@@ -149,13 +154,34 @@ class TrainingCLI(LightningCLI):
         source = self.config.config[0] if self.config.get("config") else None
         name = Path(str(source)).stem if source else "run"
         self.folder = Path(self.config.run) if self.config.run else new_run(self.verb, name)
-        if self.folder.exists() and any(self.folder.iterdir()):
+        # The first process says where, and whether it is free: others may look too late.
+        is_free = not (self.folder.exists() and any(self.folder.iterdir()))
+        self.folder, is_free = processes.from_first((self.folder, is_free))
+        if not is_free:
             raise RecembError(f"{self.folder}: the run folder is not empty; name a new one")
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; the model's rows where the strategy says."""
+        if not self.is_sharded:
+            super().instantiate_classes()
+            return
+        if self.verb == "predict":
+            raise RecembError("predict runs in one process; drop --trainer.strategy")
+        # Not at the top: the local store works where torchrec is not installed.
+        from recemb.rows.torchrec_store import TorchRecRowsStore
+
+        with stores_made_by(
+            lambda physical, optimizer: TorchRecRowsStore(
+                physical, optimizer, device=processes.device()
+            )
+        ):
+            super().instantiate_classes()
 
     def _schema(self, data: Any) -> Schema:
         if self.checkpoint is not None:
             data.schema = checkpoint_schema(self.checkpoint)
-        schema: Schema = data.schema
+        with processes.first_one_first():  # it may have to prepare the files
+            schema: Schema = data.schema
         return schema
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -181,6 +207,12 @@ class TrainingCLI(LightningCLI):
             config["callbacks"].append(self.best)
         config["plugins"] = [*(config.get("plugins") or []), WholeFileIO()]
         config["default_root_dir"] = str(folder)
+        if self.is_sharded:
+            config |= {
+                "accelerator": "gpu" if torch.cuda.is_available() else "cpu",
+                "devices": processes.local_world_size(),
+                "num_nodes": processes.world_size() // processes.local_world_size(),
+            }
         return Trainer(**{**config, **kwargs})
 
 
@@ -188,8 +220,9 @@ def run(verb: str, arguments: list[str]) -> None:
     """Run one verb of training and report it."""
     started = time.perf_counter()
     cli = TrainingCLI(verb, arguments)
-    with whole_file(cli.folder / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(cli.plain, sort_keys=False))
+    if not processes.rank():
+        with whole_file(cli.folder / "config.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(cli.plain, sort_keys=False))
     body = {"fit": _fit, "predict": _predict}.get(verb, _measure)(cli)
     identity = {name: cli.plain[name] for name in ("model", "data", "seed_everything")}
     results = {
@@ -202,8 +235,10 @@ def run(verb: str, arguments: list[str]) -> None:
         "seconds": round(time.perf_counter() - started, 3),
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    write_results(results, cli.folder, Path(cli.config.json) if cli.config.json else None)
-    print(summary(results))
+    if not processes.rank():
+        write_results(results, cli.folder, Path(cli.config.json) if cli.config.json else None)
+        print(summary(results))
+    processes.stop()
 
 
 def _fit(cli: TrainingCLI) -> dict[str, Any]:

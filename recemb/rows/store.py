@@ -18,6 +18,7 @@ Contract (``tests/rows/contract.py`` holds every store to it):
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -29,6 +30,8 @@ class RowsStore(nn.Module, ABC):
     """Owns the rows of named physical tables."""
 
     physical: dict[str, PhysicalTable]
+    has_buffers: ClassVar[bool] = True
+    """Whether the rows are buffers of this module, so that whoever counts buffers counts them."""
 
     @abstractmethod
     def base_row(self, table: str) -> int:
@@ -73,6 +76,10 @@ class RowsStore(nn.Module, ABC):
         A table in floating point is one entry (num_rows, dim); one in integers has its codes under
         its name and its scales under ``name.step`` or ``name.scale``.
         """
+
+    def num_bytes(self) -> int:
+        """Return the bytes of all tables."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tables().values())
 
     @abstractmethod
     def load_tables(self, tables: Mapping[str, Tensor]) -> None:

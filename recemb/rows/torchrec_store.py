@@ -56,6 +56,7 @@ class TorchRecRowsStore(RowsStore):
         RecembError: If there is no process group, or a table cannot lie as it is forced to.
     """
 
+    has_buffers = False
     replicated: ReplicatedRowsStore
 
     def __init__(
@@ -172,14 +173,11 @@ class TorchRecRowsStore(RowsStore):
         for one, own in zip(held, kept, strict=True):
             one.store.assign(one.name, own.to(self.device))
 
-    # Modules of their own keep mode and device in step
-
-    def train(self, mode: bool = True) -> "TorchRecRowsStore":
-        """Set the mode of all parts."""
-        super().train(mode)
-        for store in self._stores():
-            store.train(mode)
-        return self
+    def _follow_mode(self) -> None:
+        """Give the stores inside this one's mode: Lightning sets it past ``train()``."""
+        if self.replicated.training != self.training:
+            for store in self._stores():
+                store.training = self.training
 
     # The interface
 
@@ -189,6 +187,7 @@ class TorchRecRowsStore(RowsStore):
 
     def gather(self, tables: Sequence[str], rows_T: Tensor, sizes_F: Tensor) -> Tensor:
         """Exchange row numbers and vectors with the owners."""
+        self._follow_mode()
         is_here = [table not in self.pieces for table in tables]
         if all(is_here):
             return self.replicated.gather(tables, rows_T, sizes_F)
@@ -268,6 +267,10 @@ class TorchRecRowsStore(RowsStore):
             else:
                 found[name] = own[name]
         return found
+
+    def num_bytes(self) -> int:
+        """Return the bytes of all tables, on whatever process they are."""
+        return sum(entry.numel() * entry.element_size() for _, entry in self._wanted())
 
     @torch.no_grad()
     def load_tables(self, tables: Mapping[str, Tensor]) -> None:

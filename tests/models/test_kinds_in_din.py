@@ -89,7 +89,7 @@ def batches(count: int, size: int = 32) -> list[Batch]:
             lengths=torch.cat([ones, ones, sizes["tags"], sizes["history"]]),
         )
         dense = torch.randn(size, 1, generator=generator)
-        made.append(Batch(ids, dense, (item % 2).float()))
+        made.append(Batch(ids, dense, (item % 2).float(), len(item)))
     return made
 
 

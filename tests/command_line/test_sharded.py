@@ -1,0 +1,128 @@
+"""The verbs of training on several processes, started as a user starts them."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from recemb.command_line.main import main
+from tests.command_line.small import ROOT, small_config, write
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="torchrun on Linux")
+
+
+def sharded_config() -> dict:
+    """The small configuration without what is drawn in training or depends on a batch's share.
+
+    Dropout draws other numbers in other processes, and Dice normalises over a process's samples.
+    """
+    config = small_config()
+    network = config["model"]["init_args"]["network"]
+    network |= {
+        "dropout": 0.0,
+        "decay": 0.0,
+        "activation": "prelu",
+        "attention_activation": "prelu",
+    }
+    config["trainer"] |= {"max_epochs": 2, "log_every_n_steps": 1}
+    return config
+
+
+def torchrun(processes: int, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    """Run a verb on several processes; return what it printed."""
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run"]
+    command += ["--nproc-per-node", str(processes), "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "localhost:0", "-m", "--", "recemb", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200
+    )
+    if check:
+        assert ended.returncode == 0, ended.stderr[-3000:]
+    return ended
+
+
+def losses(run: Path) -> list[float]:
+    """Return the logged training losses."""
+    with (run / "csv/metrics.csv").open() as file:
+        return [
+            float(row["train/logloss"]) for row in csv.DictReader(file) if row.get("train/logloss")
+        ]
+
+
+def results(run: Path) -> dict:
+    return json.loads((run / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with a run of one process, ``one``, and one of two, ``two``."""
+    folder = tmp_path_factory.mktemp("sharded")
+    config = write(sharded_config(), folder)
+    assert main(["fit", "--config", config, "--run", str(folder / "one")]) == 0
+    torchrun(
+        2, "fit", "--config", config, "--trainer.strategy", "torchrec", "--run", str(folder / "two")
+    )
+    return folder
+
+
+def test_two_processes_train_what_one_trains(folder):
+    one, two = losses(folder / "one"), losses(folder / "two")
+    assert len(one) > 20
+    assert two == pytest.approx(one, rel=1e-5)
+    for name, value in results(folder / "one")["metrics"].items():
+        assert results(folder / "two")["metrics"][name] == pytest.approx(value, abs=1e-5), name
+
+
+def test_two_processes_report_what_one_reports(folder):
+    one, two = results(folder / "one"), results(folder / "two")
+    assert two["tables"] == one["tables"]
+    assert two["bytes"]["checkpoint"] == pytest.approx(one["bytes"]["checkpoint"], rel=1e-3)
+    for name in ("training", "serving"):
+        assert two["bytes"][name] == pytest.approx(one["bytes"][name], rel=1e-2)
+
+
+def test_a_checkpoint_of_two_processes_is_one_of_any_number(folder, tmp_path):
+    saved = [
+        torch.load(folder / name / "checkpoints/last.ckpt", weights_only=True)
+        for name in ("one", "two")
+    ]
+    assert list(saved[0]["state_dict"]) == list(saved[1]["state_dict"])
+    assert list(saved[0]["rows_optimizer"]) == list(saved[1]["rows_optimizer"])
+    config = write(
+        {**sharded_config(), "trainer": {**sharded_config()["trainer"], "max_epochs": 3}}, tmp_path
+    )
+    for name in ("one", "two"):
+        last = str(folder / name / "checkpoints/last.ckpt")
+        options = ["--config", config, "--ckpt_path", last, "--run", str(tmp_path / name)]
+        assert main(["fit", *options]) == 0
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    last = str(folder / "one/checkpoints/last.ckpt")
+    torchrun(
+        2,
+        "fit",
+        "--config",
+        config,
+        "--ckpt_path",
+        last,
+        "--trainer.strategy",
+        "torchrec",
+        "--run",
+        str(tmp_path / "again"),
+    )
+    assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+def test_a_mistake_is_a_line_and_no_hang(folder, tmp_path):
+    config = sharded_config()
+    config["model"]["init_args"]["tables"]["shared"]["dim"] = 0
+    ended = torchrun(
+        2, "fit", "--config", write(config, tmp_path), "--trainer.strategy", "torchrec", check=False
+    )
+    assert ended.returncode
+    assert "recemb fit: table 'shared': dim must be at least 1, got 0" in ended.stderr
