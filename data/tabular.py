@@ -11,7 +11,7 @@ from data.encode import Encoder
 from data.files import TableFile
 from data.loader import Loader
 from data.schema import build_schema
-from recemb.distributed import processes
+from recemb import processes
 from recemb.errors import RecembError
 from recemb.schema import Schema
 

@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAUROC
 
 from data.batch import Batch
-from recemb.distributed import processes
+from recemb import processes
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig, resolve_features

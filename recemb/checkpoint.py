@@ -19,7 +19,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from recemb.distributed import processes
+from recemb import processes
 from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.schema import Schema
@@ -198,7 +198,9 @@ def check_same_config(
     before, now = _flat(saved["model"], "model"), _flat(current["model"], "model")
     free = OF_TRAINING if is_compressed(checkpoint) else ()
     for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key) and not key.startswith(free):
+        if key.startswith(free) or key.endswith(".sharding"):
+            continue
+        if before.get(key) != now.get(key):
             message = (
                 f"{path}: a checkpoint of another configuration: {key} was "
                 f"{before.get(key, 'not set')} there and is {now.get(key, 'not set')} here"

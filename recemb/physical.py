@@ -17,6 +17,9 @@ Step = Literal["table", "row", "learned"]
 """What one integer unit is worth: one number for a whole ``table``; a scale and a bias for each
 ``row`` (fp16 both), fitted anew when the row outgrows them; or a ``learned`` scale for each row
 (fp32)."""
+Sharding = Literal["data_parallel", "row_wise", "table_wise", "column_wise"]
+"""Where several processes train: a table is in each of them, or cut by rows, not at all, or by
+columns."""
 StoredPrecision = Precision | Literal["uint8"]
 """A table of ``uint8`` holds codes: bytes that are read as they are and not trained."""
 
@@ -86,6 +89,8 @@ class PhysicalTable:
     initializer: Initializer
     precision: StoredPrecision = "fp32"
     step: Step = "table"
+    sharding: Sharding | None = None
+    """None: the store decides."""
 
     @property
     def num_bytes(self) -> int:

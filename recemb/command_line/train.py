@@ -17,6 +17,7 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from recemb import processes
 from recemb.accounting import (
     module_bytes,
     nested_tensors,
@@ -34,7 +35,7 @@ from recemb.checkpoint import (
     read_checkpoint,
 )
 from recemb.command_line.show import summary
-from recemb.distributed import processes, strategy
+from recemb.distributed import strategy
 from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.memory import peak_memory_bytes

@@ -1,1 +1,1 @@
-"""Training on several processes: how they start, and what Lightning needs to drive them."""
+"""Training on several processes: what Lightning needs to drive them."""

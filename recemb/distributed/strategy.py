@@ -14,7 +14,7 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor
 
-from recemb.distributed import processes
+from recemb import processes
 
 NAME = "torchrec"
 

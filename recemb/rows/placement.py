@@ -6,18 +6,14 @@ Shapes: R rows of a table, D columns.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 from torch import Tensor
 
 from recemb.errors import RecembError
-from recemb.physical import INTEGERS, PhysicalTable
+from recemb.physical import INTEGERS, PhysicalTable, Sharding
 
 SMALL_BYTES = 1 << 20
 """Tables up to this size are replicated unless told otherwise."""
-
-Sharding = Literal["data_parallel", "row_wise", "table_wise", "column_wise"]
-"""Whether a table is in every process, or cut by rows, not at all, or by columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +66,26 @@ def part_of(entry: Tensor, piece: Piece) -> Tensor:
     return rows[:, piece.first_column : piece.first_column + piece.num_columns]
 
 
-def place(
-    physical: Mapping[str, PhysicalTable], forced: Mapping[str, Sharding], world_size: int
-) -> dict[str, Placement]:
+def place(physical: Mapping[str, PhysicalTable], world_size: int) -> dict[str, Placement]:
     """Return where every table goes.
 
-    Small tables are replicated and the others cut by rows, but for those with one quantisation step
-    for the whole table, which stay whole; whole tables go to the process with the fewest bytes.
+    A table goes where its ``sharding`` says. Where it says nothing, small tables are replicated and
+    the others cut by rows, but for those with one quantisation step for the whole table, which stay
+    whole; whole tables go to the process with the fewest bytes.
 
     Args:
         physical: By name.
-        forced: Of some of them, by name.
         world_size: Number of processes.
 
     Raises:
-        RecembError: If a table cannot lie as it is forced to.
+        RecembError: If a table cannot lie as it says.
     """
     found: dict[str, Placement] = {}
     everywhere = tuple(range(world_size))
     loads = [0] * world_size
     for name, table in sorted(physical.items(), key=lambda item: -item[1].num_bytes):
         has_one_step = table.precision in INTEGERS and table.step == "table"
-        how = forced.get(name)
+        how = table.sharding
         if how is None:
             whole: Sharding = "table_wise" if has_one_step else "row_wise"
             how = "data_parallel" if table.num_bytes <= SMALL_BYTES else whole

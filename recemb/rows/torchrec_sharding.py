@@ -36,16 +36,19 @@ class Lookup(nn.Module):
     def __init__(
         self,
         groups: Sequence[GroupedEmbeddingConfig],
+        name_of: Mapping[str, str],
         physical: Mapping[str, PhysicalTable],
         optimizer: RowsOptimizer,
         device: torch.device,
     ) -> None:
         super().__init__()
         pieces = [piece for group in groups for piece in group.embedding_tables]
-        self.names = [f"{piece.name}@{piece.local_metadata.shard_offsets[1]}" for piece in pieces]
+        self.names = [
+            f"{name_of[piece.name]}@{piece.local_metadata.shard_offsets[1]}" for piece in pieces
+        ]
         own = {
             name: replace(
-                physical[piece.name],
+                physical[name_of[piece.name]],
                 num_rows=piece.local_rows,
                 dim=piece.local_cols,
                 initializer=zeros,  # the store that owns the whole assigns what it has drawn
@@ -95,17 +98,19 @@ class ShardedTables(ShardedEmbeddingCollection):  # type: ignore[misc]
         env: ShardingEnv,
         device: torch.device,
     ) -> None:
+        # TorchRec's names are names of modules, which ours need not be.
+        key_of = {name: f"table{number}" for number, name in enumerate(physical)}
         configs = [
             EmbeddingConfig(
-                name=name,
+                name=key_of[name],
                 embedding_dim=table.dim,
                 num_embeddings=table.num_rows,
-                feature_names=[name],
+                feature_names=[key_of[name]],
             )
             for name, table in physical.items()
         ]
         plan = {
-            name: ParameterSharding(
+            key_of[name]: ParameterSharding(
                 sharding_type=placements[name].how,
                 compute_kernel=EmbeddingComputeKernel.CUSTOMIZED_KERNEL.value,
                 ranks=list(placements[name].ranks),
@@ -115,7 +120,7 @@ class ShardedTables(ShardedEmbeddingCollection):  # type: ignore[misc]
             )
             for name in physical
         }
-        self.names = list(physical)
+        self.key_of = key_of
         self._physical, self._optimizer_of_rows = physical, optimizer
         # On the meta device: no table is ever whole in one process.
         whole = EmbeddingCollection(tables=configs, device=torch.device("meta"))
@@ -127,6 +132,7 @@ class ShardedTables(ShardedEmbeddingCollection):  # type: ignore[misc]
             self._lookups.append(
                 Lookup(
                     sharding._grouped_embedding_configs,
+                    {key: name for name, key in self.key_of.items()},
                     self._physical,
                     self._optimizer_of_rows,
                     self._device or torch.device("cpu"),

@@ -23,7 +23,7 @@ from recemb.errors import RecembError
 from recemb.physical import INTEGERS, PhysicalTable
 from recemb.rows.local import LocalRowsStore
 from recemb.rows.optimizers import RowsOptimizer
-from recemb.rows.placement import Piece, Sharding, part_of, place
+from recemb.rows.placement import Piece, part_of, place
 from recemb.rows.replicated import ReplicatedRowsStore
 from recemb.rows.store import RowsStore, check_entries
 from recemb.rows.torchrec_sharding import ShardedTables
@@ -49,11 +49,10 @@ class TorchRecRowsStore(RowsStore):
     Args:
         physical: The tables, by name.
         optimizer: How touched rows change.
-        forced: How some tables are to lie; see :func:`place`.
         device: Of this process's rows; by default the CPU.
 
     Raises:
-        RecembError: If there is no process group, or a table cannot lie as it is forced to.
+        RecembError: If there is no process group, or a table cannot lie as its ``sharding`` says.
     """
 
     has_buffers = False
@@ -63,7 +62,6 @@ class TorchRecRowsStore(RowsStore):
         self,
         physical: Mapping[str, PhysicalTable],
         optimizer: RowsOptimizer,
-        forced: Mapping[str, Sharding] | None = None,
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
@@ -76,7 +74,7 @@ class TorchRecRowsStore(RowsStore):
         self.optimizer = optimizer
         self.device = device or torch.device("cpu")
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.placements = place(self.physical, forced or {}, self.world_size)
+        self.placements = place(self.physical, self.world_size)
         self._check_optimizer()
         self.pieces: dict[str, list[Piece]] = {
             name: placement.pieces(self.physical[name])
@@ -203,19 +201,19 @@ class TorchRecRowsStore(RowsStore):
             )
             found.update(zip(here, gathered.split([sizes[number] for number in here]), strict=True))
         sharded = self._sharded[repr(self.physical[tables[0]].form)]
-        order = {name: number for number, name in enumerate(sharded.names)}
+        order = {name: number for number, name in enumerate(sharded.key_of)}
         there = [number for number, own in enumerate(is_here) if not own]
         there.sort(key=lambda number: order[tables[number]])
         lengths = [0] * len(order)
         for number in there:
             lengths[order[tables[number]]] += sizes[number]
         keyed = KeyedJaggedTensor(
-            keys=sharded.names,
+            keys=list(sharded.key_of.values()),
             values=torch.cat([blocks[number] for number in there]),
             lengths=torch.tensor(lengths, device=rows_T.device),
         )
         vectors = sharded(keyed)
-        flat = torch.cat([vectors[name].values() for name in sharded.names])
+        flat = torch.cat([vectors[key].values() for key in sharded.key_of.values()])
         found.update(zip(there, flat.split([sizes[number] for number in there]), strict=True))
         return torch.cat([found[number] for number in range(len(tables))])
 

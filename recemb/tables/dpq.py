@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recemb import processes
 from recemb.errors import RecembError
 from recemb.physical import PhysicalTable, Uniform
 from recemb.tables.codes import Codebook, Codes, check_parts, num_frequent, pack, read_codebook
@@ -254,10 +255,11 @@ class _VQ(_Quantizer):
         values_ND = self.read(codes_UP[place_N])
         if not self.training:
             return values_ND
-        # Sums, because the mean over no ids is no number.
+        # Sums, because the mean over no ids is no number, and parts of a batch may be uneven.
         pull = (values_ND - queries_ND.detach()).square().sum()
         commit = (queries_ND - values_ND.detach()).square().sum()
-        self.penalty = self.penalty + (pull + commitment * commit) / max(1, queries_ND.numel())
+        count = processes.mean_over_processes(queries_ND.numel(), queries_ND.device)
+        self.penalty = self.penalty + (pull + commitment * commit) / max(1, count)
         return queries_ND + (values_ND - queries_ND).detach()
 
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from recemb.errors import RecembError
-from recemb.physical import INTEGERS, Initializer, PhysicalTable, Precision, Step
+from recemb.physical import INTEGERS, Initializer, PhysicalTable, Precision, Sharding, Step
 from recemb.tables.budget import parse_bytes
 
 FP32_BYTES = 4
@@ -84,6 +84,9 @@ class TableConfig(ABC):
     """How rows are stored, in training and in serving."""
     step: Step = "table"
     """For the integer precisions: what their unit belongs to."""
+    sharding: Sharding | None = None
+    """Where several processes train: how the rows lie on them. By default small parts are in each
+    process and the others cut by rows."""
     project: int | None = None
     """Elements that the model sees, where a learned matrix (dim x project) shall map vectors."""
     budget: int | str | None = None
@@ -111,6 +114,11 @@ class TableConfig(ABC):
                 raise RecembError(
                     f"{where}: {name} must be one of {list(choices)}, got {getattr(self, name)!r}"
                 )
+        if self.sharding not in (None, *get_args(Sharding)):
+            raise RecembError(
+                f"{where}: sharding must be one of {list(get_args(Sharding))}, got "
+                f"{self.sharding!r}"
+            )
         if self.step != "table" and self.precision not in INTEGERS:
             raise RecembError(
                 f"{where}: step={self.step!r} needs one of the precisions {list(INTEGERS)}, got "
@@ -154,6 +162,7 @@ class TableConfig(ABC):
             initializer=initializer,
             precision=self.precision,
             step=self.step,
+            sharding=self.sharding,
         )
 
     def parts_of(self, space: IdSpace) -> tuple[str, ...] | None:

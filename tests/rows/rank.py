@@ -27,7 +27,7 @@ def main(folder: Path, rank: int, world_size: int) -> None:
     found: dict[str, Any] = {}
     for name, case in CASES.items():
         torch.manual_seed(1)
-        store = TorchRecRowsStore(case.physical, case.optimizer, case.forced)
+        store = TorchRecRowsStore(case.physical, case.optimizer)
         begin = int(start["step"])
         if begin:
             store.load_state_dict(start[name]["tables"])

@@ -5,14 +5,13 @@ process makes of the whole batch in a local store is what all processes together
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from recemb.physical import PhysicalTable, Uniform
+from recemb.physical import PhysicalTable, Sharding, Uniform
 from recemb.rows.optimizers import SGD, Adagrad, Adam, RowsOptimizer, RowWiseAdagrad
-from recemb.rows.placement import Sharding
 from recemb.rows.store import RowsStore
 
 NUM_STEPS = 6
@@ -48,9 +47,17 @@ MIXED: dict[str, Sharding] = {
 class ShardedCase:
     """Tables, their optimizer and how they lie."""
 
-    forced: Mapping[str, Sharding]
+    shardings: Mapping[str, Sharding]
     optimizer: RowsOptimizer = field(default_factory=lambda: Adam(learning_rate=0.05))
-    physical: Mapping[str, PhysicalTable] = field(default_factory=tables)
+    tables: Mapping[str, PhysicalTable] = field(default_factory=tables)
+
+    @property
+    def physical(self) -> dict[str, PhysicalTable]:
+        """The tables, with how they lie."""
+        return {
+            name: replace(table, sharding=self.shardings.get(name))
+            for name, table in self.tables.items()
+        }
 
 
 LEARNED = tables(precision="int8", step="learned")
@@ -65,12 +72,12 @@ CASES: dict[str, ShardedCase] = {
     "sgd": ShardedCase(MIXED, SGD(learning_rate=0.5)),
     "adagrad": ShardedCase(MIXED, Adagrad(learning_rate=0.1)),
     "rowwise_adagrad": ShardedCase(NO_COLUMNS, RowWiseAdagrad(learning_rate=0.1)),
-    "fp16": ShardedCase(MIXED, physical=tables(precision="fp16")),
-    "int8 per row": ShardedCase(NO_COLUMNS, physical=tables(precision="int8", step="row")),
+    "fp16": ShardedCase(MIXED, tables=tables(precision="fp16")),
+    "int8 per row": ShardedCase(NO_COLUMNS, tables=tables(precision="int8", step="row")),
     "int4 per table": ShardedCase(
-        all_as("table_wise"), physical=tables(precision="int4", step="table")
+        all_as("table_wise"), tables=tables(precision="int4", step="table")
     ),
-    "learned steps": ShardedCase(NO_COLUMNS, physical=LEARNED),
+    "learned steps": ShardedCase(NO_COLUMNS, tables=LEARNED),
 }
 EXACT = [name for name, case in CASES.items() if case.physical["long"].precision == "fp32"]
 """Cases whose updates are not rounded at random."""

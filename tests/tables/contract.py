@@ -50,6 +50,7 @@ class SettingsContract:
             ({"step": "column"}, "step must be one of ['table', 'row', 'learned'], got 'column'"),
             ({"precision": "fp16", "step": "row"}, "step='row' needs one of the precisions ['int1"),
             ({"project": 0}, "project must be at least 1, got 0"),
+            ({"sharding": "rows"}, "sharding must be one of ['data_parallel', 'row_wise', "),
             (
                 {"share": 0.5, "budget": "1 kB"},
                 "give a budget or a share and not both, got budget='1 kB' and share=0.5",

@@ -75,6 +75,19 @@ def from_first(value: T) -> T:
     return values[0]
 
 
+def mean_over_processes(number: int, device: torch.device) -> float:
+    """Return the mean of what all processes have counted; all must call it.
+
+    A sum over one process's part of a batch, divided by this and then averaged over processes, is
+    the mean over the whole batch, however uneven the parts are.
+    """
+    if world_size() == 1:
+        return number
+    total = torch.tensor([number], device=device)
+    dist.all_reduce(total)
+    return int(total) / world_size()
+
+
 @contextmanager
 def first_one_first() -> Iterator[None]:
     """Let the first process through the block before the others: it writes what they then find."""
