@@ -9,7 +9,6 @@ Shapes: U distinct rows of a process, D elements per row.
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from recemb.rows.local import Gradients, LocalRowsStore, _Block, sum_duplicates
 
@@ -28,24 +27,30 @@ class ReplicatedRowsStore(LocalRowsStore):
         if own is None:
             empty = torch.zeros(0, dtype=torch.int64, device=block.flat.starts_K.device)
             own = Gradients(empty, torch.zeros(0, block.flat.dim, device=empty.device), 0)
-        rows_T, grads_TD = gather_blocks(own.rows_U), gather_blocks(own.grads_UD)
-        reads = torch.tensor([own.reads], device=own.rows_U.device)
-        dist.all_reduce(reads)
+        rows_T, grads_TD, reads = exchange(own)
         if not len(rows_T):
             return None
         rows_U, grads_UD = sum_duplicates(rows_T, grads_TD / dist.get_world_size())
-        return Gradients(rows_U, grads_UD, int(reads))
+        return Gradients(rows_U, grads_UD, reads)
 
 
-def gather_blocks(own: Tensor) -> Tensor:
-    """Return the blocks of all processes one after the other; they may differ in length."""
-    length = torch.tensor([len(own)], device=own.device)
-    lengths = [torch.empty_like(length) for _ in range(dist.get_world_size())]
-    dist.all_gather(lengths, length)
-    sizes = [int(one) for one in lengths]
-    # Collectives want equal shapes.
-    padded = own.new_zeros(max(sizes), *own.shape[1:])
-    padded[: len(own)] = own
-    blocks = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(blocks, padded)
-    return torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
+def exchange(own: Gradients) -> Gradients:
+    """Return the gradients of all processes one after the other; rows may repeat.
+
+    Two messages: how much each process has, and row numbers beside gradients, because on a CPU a
+    message costs more than what is in it.
+    """
+    device, world_size = own.rows_U.device, dist.get_world_size()
+    header = torch.tensor([len(own.rows_U), own.reads], device=device)
+    headers = [torch.empty_like(header) for _ in range(world_size)]
+    dist.all_gather(headers, header)
+    sizes, reads = torch.stack(headers).T.tolist()
+    # Collectives want equal shapes. A row number takes the place of two fp32 elements.
+    packed = own.grads_UD.new_zeros(max(sizes), 2 + own.grads_UD.shape[1])
+    packed[: sizes[dist.get_rank()], :2] = own.rows_U.view(torch.float32).view(-1, 2)
+    packed[: sizes[dist.get_rank()], 2:] = own.grads_UD
+    blocks = [torch.empty_like(packed) for _ in sizes]
+    dist.all_gather(blocks, packed)
+    together = torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
+    rows_T = together[:, :2].contiguous().view(torch.int64).flatten()
+    return Gradients(rows_T, together[:, 2:].contiguous(), sum(reads))
