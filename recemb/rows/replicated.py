@@ -7,14 +7,35 @@ another to read it.
 Shapes: U distinct rows of a process, D elements per row.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 
-from recemb.rows.local import Gradients, LocalRowsStore, _Block, sum_duplicates
+from recemb.rows.local import Gradients, Learning, LocalRowsStore, _Block, sum_duplicates
 
 
 class ReplicatedRowsStore(LocalRowsStore):
     """A local store in each process of the default group; gradients are averaged over them."""
+
+    def update(self, is_reevaluated: bool) -> list[Learning]:
+        """Update touched rows, rounded at random alike in all processes."""
+        with self._same_draws():
+            return super().update(is_reevaluated)
+
+    def learn_steps(self, learning: Sequence[Learning]) -> None:
+        """Move learned steps, rounded at random alike in all processes."""
+        with self._same_draws():
+            super().learn_steps(learning)
+
+    @contextmanager
+    def _same_draws(self) -> Iterator[None]:
+        """Draw from the seed and the step alone: processes have drawn differently before."""
+        devices = [self.anchor.device] if self.anchor.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed((torch.initial_seed() + self.num_steps) % 2**63)
+            yield
 
     def take_gradients(self, block: _Block) -> Gradients | None:
         """Return the mean over processes of what a block's rows have got.

@@ -20,7 +20,7 @@ from torchrec import KeyedJaggedTensor
 from torchrec.distributed.types import ShardingEnv
 
 from recemb.errors import RecembError
-from recemb.physical import INTEGERS, PhysicalTable
+from recemb.physical import INTEGERS, PhysicalTable, zeros
 from recemb.rows.local import LocalRowsStore
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.rows.placement import Piece, part_of, place
@@ -83,7 +83,7 @@ class TorchRecRowsStore(RowsStore):
         }
         small = {name: table for name, table in self.physical.items() if name not in self.pieces}
         # Undrawn: below, every table is drawn in the order in which a local store would.
-        empty = {name: replace(table, initializer=_nothing) for name, table in small.items()}
+        empty = {name: replace(table, initializer=zeros) for name, table in small.items()}
         # Past nn.Module's registration, here and below: state, mode and device of the stores inside
         # are this store's business, and their parameters nobody's.
         self.__dict__["replicated"] = ReplicatedRowsStore(empty, optimizer).to(self.device)
@@ -324,7 +324,7 @@ class TorchRecRowsStore(RowsStore):
         """Yield the name of each stored entry, its table and what a row of it looks like."""
         for name, table in self.physical.items():
             small = LocalRowsStore(
-                {name: replace(table, num_rows=1, initializer=_nothing)}, self.optimizer
+                {name: replace(table, num_rows=1, initializer=zeros)}, self.optimizer
             )
             for entry, row in small.tables().items():
                 yield entry, (name, row)
@@ -392,8 +392,3 @@ class TorchRecRowsStore(RowsStore):
                 if name.startswith(prefix)
             }
         )
-
-
-def _nothing(rows_RD: Tensor) -> None:
-    """Draw nothing."""
-    rows_RD.zero_()

@@ -33,11 +33,16 @@ def main(folder: Path, rank: int, world_size: int) -> None:
             store.load_state_dict(start[name]["tables"])
             store.load_optimizer_state(start[name]["state"])
         first = {key: one.clone() for key, one in store.tables().items()}
+        torch.rand(rank)  # in training, processes draw different numbers of numbers
         seen = run(store, case, range(begin, begin + NUM_STEPS), rank, world_size)
         blocks = [[torch.zeros(0)] * world_size for _ in seen]
         for own, blocks_of_step in zip(seen, blocks, strict=True):
             dist.all_gather_object(blocks_of_step, own)
+        copies: list[Any] = [None] * world_size
+        small = {key: one.clone() for key, one in store.replicated.tables().items()}
+        dist.all_gather_object(copies, small)
         found[name] = {
+            "copies": copies,
             "first": first,
             "seen": blocks,
             "tables": store.state_dict(),

@@ -118,6 +118,15 @@ def test_low_precision_stays_near_what_one_process_trains(name, number, worlds, 
         assert ((got["values"][table] - store.values(table)).abs() <= allowed).all(), table
 
 
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("number", range(len(WORLDS)))
+def test_replicas_are_equal_to_the_bit(name, number, worlds):
+    first, *others = worlds[number][name]["copies"]
+    for other in others:
+        for key, tensor in first.items():
+            assert torch.equal(other[key], tensor), key
+
+
 @pytest.mark.parametrize("name", ["row_wise", "column_wise", "table_wise"])
 def test_a_process_holds_its_part_only(name, worlds):
     whole = sum(table.num_bytes for table in CASES[name].physical.values())
