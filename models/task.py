@@ -130,12 +130,17 @@ class RankingTask(LightningModule):
         self.embeddings.rows.step(optimizer_closure)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the state of the rows' optimizer, which the trainer does not know of."""
-        checkpoint["rows_optimizer"] = self.embeddings.rows.optimizer_state()
+        """Save the state of the rows' optimizer, which the trainer does not know of.
+
+        Rows that are no buffers are saved with theirs, in files of their own.
+        """
+        if self.embeddings.rows.has_buffers:
+            checkpoint["rows_optimizer"] = self.embeddings.rows.optimizer_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the state of the rows' optimizer."""
-        self.embeddings.rows.load_optimizer_state(checkpoint["rows_optimizer"])
+        if "rows_optimizer" in checkpoint:
+            self.embeddings.rows.load_optimizer_state(checkpoint["rows_optimizer"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam over everything but the rows, which have an optimizer of their own."""

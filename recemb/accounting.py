@@ -35,7 +35,7 @@ def module_bytes(module: nn.Module) -> int:
     """Return the bytes of a module's parameters and buffers, and of rows on other processes."""
     apart = [one for one in module.modules() if isinstance(one, RowsStore) and not one.has_buffers]
     own = tensor_bytes([*module.parameters(), *module.buffers()])
-    return own + sum(store.num_bytes() for store in apart)
+    return own + sum(sum(store.entry_bytes().values()) for store in apart)
 
 
 def training_bytes(
@@ -44,7 +44,7 @@ def training_bytes(
     """Return the bytes of a model in training: itself and the state of all its optimizers."""
     state = [nested_tensors(optimizer.state) for optimizer in optimizers]
     dense = tensor_bytes(tensor for one in state for tensor in one)
-    return module_bytes(module) + tensor_bytes(embeddings.rows.optimizer_state().values()) + dense
+    return module_bytes(module) + embeddings.rows.state_bytes() + dense
 
 
 def table_report(embeddings: Embeddings) -> dict[str, dict[str, object]]:
@@ -54,17 +54,14 @@ def table_report(embeddings: Embeddings) -> dict[str, dict[str, object]]:
     maps, networks and projections.
     """
     served = embeddings.served()
-    stored = served.rows.tables()
+    entry_bytes = served.rows.entry_bytes()
     report: dict[str, dict[str, object]] = {}
     for name, config in embeddings.tables.items():
-        content = embeddings.content(name)
-        # A view's own elements: tables share a flat storage.
-        rows = sum(
-            stored[entry].numel() * stored[entry].element_size() for entry in served.entries(name)
-        )
+        parts = [embeddings.rows.physical[part] for part in embeddings.physical_of[name].values()]
+        rows = sum(entry_bytes[entry] for entry in served.entries(name))
         report[name] = {
             "kind": config.kind_name,
-            "num_rows": sum(len(values) for values in content.values.values()),
+            "num_rows": sum(part.num_rows for part in parts),
             "dim": config.dim,
             "bytes": rows + sum(module_bytes(module) for module in served.dense_of(name)),
         }

@@ -5,27 +5,32 @@ hash, the schema (vocabularies, attributes, number scales) and the state of torc
 generator. So a checkpoint alone rebuilds the model, and a resumed run continues bit for bit.
 """
 
-import math
+import glob
+import os
 import pickle
 import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
 
 from recemb import processes
+from recemb.accounting import nested_tensors, tensor_bytes
 from recemb.errors import RecembError
 from recemb.files import whole_file
+from recemb.rows.store import STATE, TABLE, RowsStore
 from recemb.schema import Schema
 
-FORMAT = 2
+FORMAT = 3
 """Of the ``recemb`` entry; a reader refuses any other."""
+
+ROWS = ".rows-"
+"""Between a checkpoint's name and what tells apart the folders of rows that were saved under it."""
 
 SECTIONS = ("model", "data")
 """The parts of a configuration that make a model what it is."""
@@ -42,6 +47,15 @@ OF_TRAINING = ("model.init_args.learning_rate", "model.init_args.rows_optimizer.
 class WholeFileIO(TorchCheckpointIO):
     """Write a checkpoint under a temporary name, then rename: a crash leaves the previous one."""
 
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return a checkpoint with all its rows."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint and the folders of its rows."""
+        super().remove_checkpoint(path)
+        remove_rows(Path(path))
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
@@ -49,6 +63,8 @@ class WholeFileIO(TorchCheckpointIO):
         try:
             with whole_file(Path(path)) as temporary:
                 torch.save(checkpoint, temporary)
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
             # torch's own writer reports a full disk as a RuntimeError.
             reason = " ".join(str(error).split())[:120]
@@ -58,93 +74,130 @@ class WholeFileIO(TorchCheckpointIO):
             ) from error
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Keep the best checkpoint by validation and the last one, also when a run goes on elsewhere.
-
-    A resumed run has a folder of its own. Lightning would forget the best score there, and so could
-    end with a worse model than it was resumed from; here the best checkpoint so far moves along.
-
-    Args:
-        folder: Where checkpoints go.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            dirpath=str(folder),
-            filename="best",
-            monitor="val/auc",
-            mode="max",
-            save_last=True,
-            enable_version_counter=False,
-        )
-
-    def _save_topk_checkpoint(
-        self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
-    ) -> None:
-        """Keep the epoch if it is the best; not before staged tables are in their last stage."""
-        embeddings = getattr(trainer.lightning_module, "embeddings", None)
-        if embeddings is None or embeddings.is_final():
-            super()._save_topk_checkpoint(trainer, monitor_candidates)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score, and copy its checkpoint where it lay in another folder."""
-        state = {**state_dict, "dirpath": self.dirpath, "last_model_path": ""}
-        best = Path(state["best_model_path"] or "none")
-        if state_dict["dirpath"] != self.dirpath:
-            kept: dict[str, Any] = {}
-            if best.is_file():
-                copy = Path(str(self.dirpath)) / best.name
-                if not processes.rank():
-                    with whole_file(copy) as temporary:
-                        shutil.copyfile(best, temporary)
-                kept = {str(copy): state["best_model_score"]}
-            path = next(iter(kept), "")
-            state |= {"best_model_path": path, "kth_best_model_path": path, "best_k_models": kept}
-            state |= (
-                {} if kept else {"best_model_score": None, "kth_value": torch.tensor(-math.inf)}
-            )
-        super().load_state_dict(state)
+# Rows in files of their own: what several processes hold is not written by one
 
 
-class Header(Callback):
-    """Put the ``recemb`` entry into checkpoints, and restore the random state of a resumed run.
+def save_sharded(checkpoint: dict[str, Any], path: Path, module: LightningModule) -> None:
+    """Save a checkpoint whose rows are spread over processes; all must call it.
+
+    The rows go into a folder of their own beside ``path``, each process's into a file of its own;
+    ``path``, written last and at once, names the folder, its files and their checksums. So until
+    then, and whatever fails before, the previous checkpoint is there with its folder.
 
     Args:
-        config: Configuration sections as plain values.
-        schema: Of the data that the model trains on.
+        checkpoint: All but the rows.
+        path: Where it goes.
+        module: Whose rows.
+
+    Raises:
+        RecembError: In all processes, if one cannot write.
     """
+    from recemb.rows.part_files import save_parts
 
-    def __init__(self, config: dict[str, Any], schema: Schema) -> None:
-        self.config = {name: config[name] for name in SECTIONS}
-        self.schema = schema
-        self._random_state: Tensor | None = None
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add the entry."""
-        checkpoint["recemb"] = {
-            "format": FORMAT,
-            # In the order of the features, which is that of a model's inputs.
-            "config": yaml.safe_dump(self.config, sort_keys=False),
-            "schema": self.schema.state(),
-            "random_state": torch.get_rng_state(),
-        }
-
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep the random state until training starts: building the model has used some."""
-        self._random_state = checkpoint["recemb"]["random_state"]
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the random state."""
-        if self._random_state is not None:
-            torch.set_rng_state(self._random_state)
+    prefix, store = _rows_of(module)
+    name = processes.from_first(f"{path.name}{ROWS}{uuid.uuid4().hex[:8]}")
+    folder = path.with_name(name)
+    try:
+        files = save_parts(folder, store.parts())
+        rows = {"folder": name, "files": files, "prefix": prefix, "step": store.num_steps}
+        checkpoint["recemb"]["rows"] = rows
+        with processes.agreement():
+            if not processes.rank():
+                WholeFileIO().save_checkpoint(checkpoint, path)
+    except RecembError:
+        if not processes.rank():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if not processes.rank():
+        remove_rows(path, but=name)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def load_module(path: Path, checkpoint: Mapping[str, Any], module: LightningModule) -> None:
+    """Load the weights of a checkpoint that was read; with several processes all must call it.
+
+    Args:
+        path: Where it was read.
+        checkpoint: As :func:`read_checkpoint` returned it, with or without its rows.
+        module: Of the same configuration.
+
+    Raises:
+        RecembError: If the checkpoint is of another configuration, or a file of its rows is not
+            the one that was saved.
+    """
+    module.load_state_dict(checkpoint["state_dict"])
+    rows = checkpoint["recemb"].get("rows")
+    if rows is not None:
+        from recemb.rows.part_files import load_parts
+
+        _, store = _rows_of(module)
+        load_parts(path.with_name(rows["folder"]), rows["files"], store.parts())
+        store.num_steps = rows["step"]
+
+
+def checkpoint_bytes(path: Path) -> int:
+    """Return the bytes of the tensors of a checkpoint, its rows included."""
+    checkpoint = read_checkpoint(path, with_rows=False)
+    own = tensor_bytes(nested_tensors(checkpoint))
+    rows = checkpoint["recemb"].get("rows")
+    if rows is None:
+        return own
+    from recemb.rows.part_files import saved_bytes
+
+    return own + saved_bytes(path.with_name(rows["folder"]))
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Copy a checkpoint with the folder of its rows; whole or not at all."""
+    checkpoint = read_checkpoint(source, with_rows=False)
+    rows = checkpoint["recemb"].get("rows")
+    if rows is None:
+        with whole_file(target) as temporary:
+            shutil.copyfile(source, temporary)
+        return
+    folder = target.with_name(f"{target.name}{ROWS}{uuid.uuid4().hex[:8]}")
+    shutil.copytree(source.with_name(rows["folder"]), folder)
+    rows["folder"] = folder.name
+    WholeFileIO().save_checkpoint(checkpoint, target)
+    remove_rows(target, but=folder.name)
+
+
+def remove_rows(path: Path, but: str = "") -> None:
+    """Remove the folders of a checkpoint's rows: those of earlier ones and of ones that failed."""
+    for folder in path.parent.glob(f"{glob.escape(path.name)}{ROWS}*"):
+        if folder.name != but:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rows_of(module: LightningModule) -> tuple[str, RowsStore]:
+    """Return the rows store of a module, and what begins its names among the module's."""
+    return next(
+        (f"{name}.", one) for name, one in module.named_modules() if isinstance(one, RowsStore)
+    )
+
+
+def _add_rows(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Read the rows that a checkpoint names into where one process would have saved them."""
+    from recemb.rows.part_files import read_whole
+
+    rows = checkpoint["recemb"].pop("rows", None)
+    if rows is None:
+        return
+    state = {"step": torch.tensor(rows["step"])}
+    for entry, tensor in read_whole(path.with_name(rows["folder"]), rows["files"]).items():
+        if entry.startswith(TABLE):
+            checkpoint["state_dict"][rows["prefix"] + entry.removeprefix(TABLE)] = tensor
+        else:
+            state[entry.removeprefix(STATE)] = tensor
+    checkpoint["rows_optimizer"] = state
+
+
+def read_checkpoint(path: Path, with_rows: bool = True) -> dict[str, Any]:
     """Return a checkpoint's content, tensors and plain values only.
+
+    Args:
+        path: Where it is.
+        with_rows: Whether rows that several processes saved are read, whole; without them
+            :func:`load_module` has each process load its own.
 
     Raises:
         RecembError: If it is missing, damaged, holds anything that would run code, or was not
@@ -171,6 +224,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise RecembError(f"{path}: not a checkpoint of this version of recemb (format {FORMAT})")
     content: dict[str, Any] = checkpoint
+    if with_rows:
+        _add_rows(path, content)
     return content
 
 

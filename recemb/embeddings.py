@@ -133,7 +133,7 @@ class Embeddings(nn.Module):
         physical = set(self.physical_of[table].values())
         return [
             entry
-            for entry in self.rows.tables()
+            for entry in self.rows.entry_bytes()
             if entry in physical or entry.rpartition(".")[0] in physical
         ]
 

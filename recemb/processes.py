@@ -13,8 +13,13 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-PATIENCE = timedelta(seconds=60)
-"""How long a process waits for the others before it takes them for dead."""
+from recemb.errors import RecembError
+
+PATIENCE = timedelta(seconds=45)
+"""How long a process waits for the others in a step before it takes them for dead."""
+FILES_PATIENCE = timedelta(hours=1)
+"""The same where they read and write files. One that dies is noticed at once all the same: its
+connections close."""
 
 T = TypeVar("T")
 
@@ -66,13 +71,55 @@ def device() -> torch.device:
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def patient_group() -> dist.ProcessGroup | None:
+    """Return the group that waits for files; None for one process. The first call is for all."""
+    global _patient
+    if world_size() == 1:
+        return None
+    if _patient is None or _patient[0] is not dist.group.WORLD:
+        # Objects are sent, so gloo, also beside NCCL.
+        _patient = dist.group.WORLD, dist.new_group(timeout=FILES_PATIENCE, backend="gloo")
+    return _patient[1]
+
+
+_patient: tuple[dist.ProcessGroup | None, dist.ProcessGroup] | None = None
+
+
 def from_first(value: T) -> T:
     """Return what the first process has given; all must call it."""
     if world_size() == 1:
         return value
     values = [value]
-    dist.broadcast_object_list(values)
+    dist.broadcast_object_list(values, group=patient_group())
     return values[0]
+
+
+def from_all(value: T) -> list[T]:
+    """Return what each process has given, by rank; all must call it."""
+    if world_size() == 1:
+        return [value]
+    values: list[T] = [value] * world_size()
+    dist.all_gather_object(values, value, group=patient_group())
+    return values
+
+
+@contextmanager
+def agreement() -> Iterator[None]:
+    """Let a mistake that is found in one process be one in all; all must enter the block.
+
+    Nothing in the block may wait for other processes.
+
+    Raises:
+        RecembError: What the first process to find one has found.
+    """
+    mistake: RecembError | None = None
+    try:
+        yield
+    except RecembError as error:
+        mistake = error
+    first = next((one for one in from_all(mistake and str(mistake)) if one is not None), None)
+    if first is not None:
+        raise RecembError(first) from mistake
 
 
 def mean_over_processes(number: int, device: torch.device) -> float:
@@ -88,13 +135,30 @@ def mean_over_processes(number: int, device: torch.device) -> float:
     return int(total) / world_size()
 
 
+def is_first_to_speak() -> bool:
+    """Return whether no other process has asked: one line tells what has ended all of them.
+
+    The store that the processes met at counts; it is there when groups are no more.
+    """
+    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if "RANK" not in os.environ or host is None or port is None:
+        return True
+    life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        wait = timedelta(seconds=2)
+        store = dist.TCPStore(host, int(port), is_master=False, timeout=wait)  # type: ignore[attr-defined]
+        return bool(store.add(f"recemb/spoken/{life}", 1) == 1)
+    except (RuntimeError, ValueError):
+        return True  # it went with its machine
+
+
 @contextmanager
 def first_one_first() -> Iterator[None]:
     """Let the first process through the block before the others: it writes what they then find."""
     if rank() and world_size() > 1:
-        dist.barrier()
+        dist.barrier(patient_group())
     try:
         yield
     finally:
         if not rank() and world_size() > 1:
-            dist.barrier()
+            dist.barrier(patient_group())

@@ -8,7 +8,7 @@ import jsonargparse
 import yaml
 from lightning import LightningDataModule, LightningModule
 
-from recemb.checkpoint import checkpoint_config, checkpoint_schema, read_checkpoint
+from recemb.checkpoint import checkpoint_config, checkpoint_schema, load_module, read_checkpoint
 from recemb.errors import RecembError
 from recemb.schema import Schema
 
@@ -42,7 +42,7 @@ def rebuild_model(
     check_classes(path, settings, allow)
     parser = _model_parser(checkpoint_schema(checkpoint))
     model: LightningModule = parser.instantiate(parser.parse_object({"model": settings})).model
-    model.load_state_dict(checkpoint["state_dict"])
+    load_module(path, checkpoint, model)
     return model.eval()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import jsonargparse
 
+from recemb import processes
 from recemb.command_line.mistakes import mistake_in
 from recemb.memory import keep_freed_memory
 
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = mistake_in(error, rest)
         if line is None:
             raise
-        print(f"recemb {verb}: {line}", file=sys.stderr)
+        if processes.is_first_to_speak():
+            print(f"recemb {verb}: {line}", file=sys.stderr)
         return 2
     return 0
 
@@ -100,5 +102,6 @@ def _quiet() -> None:
         ".*args parameter is intended to run from within Python.*",
         ".*GPU available but not used.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*Checkpoint directory .* exists and is not empty.*",  # of a resumed run
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -18,24 +18,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from recemb import processes
-from recemb.accounting import (
-    module_bytes,
-    nested_tensors,
-    table_report,
-    tensor_bytes,
-    training_bytes,
-)
+from recemb.accounting import module_bytes, table_report, training_bytes
 from recemb.checkpoint import (
-    BestCheckpoint,
-    Header,
     WholeFileIO,
     check_same_config,
+    checkpoint_bytes,
     checkpoint_schema,
     is_compressed,
+    load_module,
     read_checkpoint,
 )
+from recemb.checkpoint_callbacks import BestCheckpoint, Header
+from recemb.command_line.mistakes import mistake_in
 from recemb.command_line.show import summary
-from recemb.distributed import strategy
+from recemb.distributed import lost, strategy
 from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.memory import peak_memory_bytes
@@ -135,6 +131,12 @@ class TrainingCLI(LightningCLI):
             default=None,
             help="checkpoint: to resume (fit) or to measure",
         )
+        parser.add_argument(
+            "--resume",
+            action="store_true",
+            help="go on in the run folder from its last checkpoint, if it has one; so the same "
+            "command can be repeated until it ends well",
+        )
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments(
             "data", "model.init_args.schema", compute_fn=self._schema, apply_on="instantiate"
@@ -146,20 +148,45 @@ class TrainingCLI(LightningCLI):
         self.is_sharded = self.config.trainer.strategy == strategy.NAME
         if self.is_sharded:
             processes.start()
+        self._choose_folder()
         path = self.config.ckpt_path
         if path is None and self.verb != "fit":
             raise RecembError(f"{self.verb} needs a checkpoint; give --ckpt_path")
         if path is not None:
-            self.checkpoint = read_checkpoint(Path(path))
+            self.checkpoint = self.read_checkpoint(Path(path))
             check_same_config(Path(path), self.checkpoint, self.plain)
-        source = self.config.config[0] if self.config.get("config") else None
+
+    def _choose_folder(self) -> None:
+        """Set the run folder, and the checkpoint that is in it where the run is resumed."""
+        config = self.config
+        if config.resume and (self.verb != "fit" or not config.run or config.ckpt_path):
+            raise RecembError(
+                "resume: it is for fit, with the folder that --run names and without --ckpt_path"
+            )
+        source = config.config[0] if config.get("config") else None
         name = Path(str(source)).stem if source else "run"
-        self.folder = Path(self.config.run) if self.config.run else new_run(self.verb, name)
+        folder = Path(config.run) if config.run else new_run(self.verb, name)
+        last = folder / "checkpoints/last.ckpt"
+        mistake = None
+        if config.resume:
+            is_ours = not folder.exists() or (folder / "config.yaml").is_file()
+            if not is_ours and any(folder.iterdir()):
+                mistake = f"{folder}: the folder is of no run; name another one"
+            elif (folder / "results.json").is_file():
+                mistake = f"{folder}: the run has ended; name a new one"
+        elif folder.exists() and any(folder.iterdir()):
+            mistake = f"{folder}: the run folder is not empty; name a new one"
         # The first process says where, and whether it is free: others may look too late.
-        is_free = not (self.folder.exists() and any(self.folder.iterdir()))
-        self.folder, is_free = processes.from_first((self.folder, is_free))
-        if not is_free:
-            raise RecembError(f"{self.folder}: the run folder is not empty; name a new one")
+        found = last if config.resume and last.is_file() else None
+        self.folder, found, mistake = processes.from_first((folder, found, mistake))
+        if mistake is not None:
+            raise RecembError(mistake)
+        if found is not None:
+            config.ckpt_path = str(found)
+
+    def read_checkpoint(self, path: Path) -> dict[str, Any]:
+        """Return a checkpoint; without rows that each process loads for itself."""
+        return read_checkpoint(path, with_rows=not self.is_sharded)
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; the model's rows where the strategy says."""
@@ -194,7 +221,7 @@ class TrainingCLI(LightningCLI):
             config["logger"] = (
                 [
                     TensorBoardLogger(str(folder), name="", version="tensorboard"),
-                    CSVLogger(str(folder), name="", version="csv"),
+                    CSVLogger(str(folder), name="", version=_free_name(folder, "csv")),
                 ]
                 if self.verb == "fit"
                 else False
@@ -204,6 +231,8 @@ class TrainingCLI(LightningCLI):
         self.best = BestCheckpoint(folder / "checkpoints")
         header = Header(self.plain, self.datamodule.schema)
         config["callbacks"] = [*callbacks, self.throughput, header]
+        if self.is_sharded:
+            config["callbacks"].append(lost.EndOnSignal(f"recemb {self.verb}", folder))
         if self.verb == "fit":
             config["callbacks"].append(self.best)
         config["plugins"] = [*(config.get("plugins") or []), WholeFileIO()]
@@ -217,10 +246,27 @@ class TrainingCLI(LightningCLI):
         return Trainer(**{**config, **kwargs})
 
 
+def _free_name(folder: Path, name: str) -> str:
+    """Return a name that nothing in a folder has: a resumed run keeps what it has logged."""
+    taken = len(list(folder.glob(f"{name}*")))
+    return f"{name}-{taken + 1}" if taken else name
+
+
 def run(verb: str, arguments: list[str]) -> None:
     """Run one verb of training and report it."""
     started = time.perf_counter()
-    cli = TrainingCLI(verb, arguments)
+    cli: TrainingCLI | None = None
+    try:
+        cli = TrainingCLI(verb, arguments)
+        _run(cli, started)
+    except Exception as error:
+        if "RANK" in os.environ and lost.is_sign(error) and mistake_in(error, arguments) is None:
+            lost.leave(f"recemb {verb}", cli.folder if cli else None, lost.short(error))
+        raise
+
+
+def _run(cli: TrainingCLI, started: float) -> None:
+    verb = cli.verb
     if not processes.rank():
         with whole_file(cli.folder / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(cli.plain, sort_keys=False))
@@ -248,7 +294,7 @@ def _fit(cli: TrainingCLI) -> dict[str, Any]:
     resumed = cli.config.ckpt_path
     if cli.checkpoint is not None and is_compressed(cli.checkpoint):
         # Its optimizers' state was of other tables: fine-tuning starts from the weights alone.
-        model.load_state_dict(cli.checkpoint["state_dict"])
+        _load(cli)
         resumed = None
     trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
     best = cli.best.best_model_path
@@ -257,11 +303,11 @@ def _fit(cli: TrainingCLI) -> dict[str, Any]:
     optimizers = trainer.optimizers
     sizes = {
         "training": training_bytes(model, model.embeddings, optimizers),
-        "checkpoint": tensor_bytes(nested_tensors(read_checkpoint(Path(best)))),
+        "checkpoint": checkpoint_bytes(Path(best)),
     }
     rate = cli.throughput.samples_per_s
     # The weights only: the checkpoint's loop state belongs to the training that is over.
-    model.load_state_dict(read_checkpoint(Path(best))["state_dict"])
+    load_module(Path(best), cli.read_checkpoint(Path(best)), model)
     metrics = _metrics(trainer.validate(model, datamodule=data, verbose=False))
     metrics |= _metrics(trainer.test(model, datamodule=data, verbose=False))
     body: dict[str, Any] = {
@@ -278,7 +324,7 @@ def _fit(cli: TrainingCLI) -> dict[str, Any]:
 
 def _load(cli: TrainingCLI) -> None:
     assert cli.checkpoint is not None
-    cli.model.load_state_dict(cli.checkpoint["state_dict"])
+    load_module(Path(cli.config.ckpt_path), cli.checkpoint, cli.model)
 
 
 def _measure(cli: TrainingCLI) -> dict[str, Any]:

@@ -7,6 +7,8 @@ and gradients by itself and steps by itself. What is left are the dense paramete
 process has a copy: their gradients are averaged after each backward pass, in one message.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor
 
 from recemb import processes
+from recemb.checkpoint import load_module, read_checkpoint, save_sharded
 
 NAME = "torchrec"
 
@@ -33,6 +36,23 @@ class TorchRecStrategy(DDPStrategy):
             for tensor in (*model.parameters(), *model.buffers()):
                 if tensor.numel():
                     dist.broadcast(tensor, src=0)
+
+    def save_checkpoint(
+        self, checkpoint: Mapping[str, Any], filepath: Any, storage_options: Any | None = None
+    ) -> None:
+        """Save a checkpoint, each process its rows."""
+        assert self.lightning_module is not None
+        save_sharded(dict(checkpoint), Path(filepath), self.lightning_module)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
+        """Return a checkpoint without its rows."""
+        self._loaded_from = Path(checkpoint_path)
+        return read_checkpoint(self._loaded_from, with_rows=False)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Load the weights, each process its rows."""
+        assert self.lightning_module is not None
+        load_module(self._loaded_from, checkpoint, self.lightning_module)
 
     def post_backward(self, closure_loss: Tensor) -> None:
         """Average the gradients of the dense parameters over all processes."""

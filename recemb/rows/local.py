@@ -10,7 +10,7 @@ Shapes: R rows of all tables of a form, D their width, T rows gathered, U <= T d
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from recemb.physical import PhysicalTable
 from recemb.rows.flat import Flat, LearnedStepFlat, make_flat
 from recemb.rows.optimizers import RowsOptimizer
-from recemb.rows.store import RowsStore, check_entries
+from recemb.rows.store import STATE, TABLE, RowsStore, check_entries
 
 Pending = list[tuple[Tensor, Tensor]]
 """Row numbers and gradients that backward passes have left for the next step."""
@@ -230,6 +230,13 @@ class LocalRowsStore(RowsStore):
             for name in self.physical
             for key, tensor in self._flat(name).entries(name).items()
         }
+
+    def parts_of(self, table: str) -> Iterator[tuple[str, str, Tensor]]:
+        """Yield what is stored of a table, and what its entry has before and after its name."""
+        for key, tensor in self._flat(table).entries(table).items():
+            yield TABLE, f".{key}" if key else "", tensor
+        for key, values in self._blocks[self._block_of[table]].state.items():
+            yield STATE, f"/{key}", values[self._flat(table).places[table]]
 
     def load_tables(self, tables: Mapping[str, Tensor]) -> None:
         """Copy every table into its place."""

@@ -17,13 +17,30 @@ Contract (``tests/rows/contract.py`` holds every store to it):
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from recemb.errors import RecembError
 from recemb.physical import PhysicalTable
+
+TABLE, STATE = "rows/", "optimizer/"
+"""Begin the name of a part of the tables, and of one of the optimizer's state."""
+
+
+class Part(NamedTuple):
+    """What a process holds of an entry of the tables or of the optimizer's state."""
+
+    entry: str
+    shape: tuple[int, ...]
+    """Of the whole entry."""
+    offset: tuple[int, ...]
+    """Where in the whole it begins."""
+    tensor: Tensor
+    """The stored values themselves, not a copy."""
+    is_copy: bool = False
+    """Whether another process holds the same and saves it."""
 
 
 class RowsStore(nn.Module, ABC):
@@ -31,7 +48,10 @@ class RowsStore(nn.Module, ABC):
 
     physical: dict[str, PhysicalTable]
     has_buffers: ClassVar[bool] = True
-    """Whether the rows are buffers of this module, so that whoever counts buffers counts them."""
+    """Whether the rows are buffers of this module, so that whoever counts or saves buffers has
+    them; if not, they are saved by their parts."""
+    num_steps: int
+    """Steps so far; some optimizers' updates depend on it."""
 
     @abstractmethod
     def base_row(self, table: str) -> int:
@@ -77,9 +97,24 @@ class RowsStore(nn.Module, ABC):
         its name and its scales under ``name.step`` or ``name.scale``.
         """
 
-    def num_bytes(self) -> int:
-        """Return the bytes of all tables."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tables().values())
+    def entry_bytes(self) -> dict[str, int]:
+        """Return the bytes of every entry of :meth:`tables`."""
+        return {name: one.numel() * one.element_size() for name, one in self.tables().items()}
+
+    def state_bytes(self) -> int:
+        """Return the bytes of the optimizer's state."""
+        return sum(one.numel() * one.element_size() for one in self.optimizer_state().values())
+
+    def parts(self) -> Iterator[Part]:
+        """Yield what this process holds of all that is stored, but for the number of steps.
+
+        Entries are named as by :meth:`tables` behind ``rows/`` and as by :meth:`optimizer_state`
+        behind ``optimizer/``. What is written into a part is stored. Here all is in one process.
+        """
+        for start, entries in ((TABLE, self.tables()), (STATE, self.optimizer_state())):
+            for name, tensor in entries.items():
+                if start + name != f"{STATE}step":
+                    yield Part(start + name, tuple(tensor.shape), (0,) * tensor.ndim, tensor)
 
     @abstractmethod
     def load_tables(self, tables: Mapping[str, Tensor]) -> None:

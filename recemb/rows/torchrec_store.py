@@ -25,7 +25,7 @@ from recemb.rows.local import LocalRowsStore
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.rows.placement import Piece, part_of, place
 from recemb.rows.replicated import ReplicatedRowsStore
-from recemb.rows.store import RowsStore, check_entries
+from recemb.rows.store import STATE, TABLE, Part, RowsStore, check_entries
 from recemb.rows.torchrec_sharding import ShardedTables
 
 DRAWN_ELEMENTS = 1 << 24
@@ -177,6 +177,16 @@ class TorchRecRowsStore(RowsStore):
             for store in self._stores():
                 store.training = self.training
 
+    @property
+    def num_steps(self) -> int:
+        """Steps so far: as many in all stores inside."""
+        return self.replicated.num_steps
+
+    @num_steps.setter
+    def num_steps(self, number: int) -> None:
+        for store in self._stores():
+            store.num_steps = number
+
     # The interface
 
     def base_row(self, table: str) -> int:
@@ -266,9 +276,34 @@ class TorchRecRowsStore(RowsStore):
                 found[name] = own[name]
         return found
 
-    def num_bytes(self) -> int:
-        """Return the bytes of all tables, on whatever process they are."""
-        return sum(entry.numel() * entry.element_size() for _, entry in self._wanted())
+    def entry_bytes(self) -> dict[str, int]:
+        """Return the bytes of every entry, on whatever processes it is."""
+        return {name: entry.numel() * entry.element_size() for name, entry in self._wanted()}
+
+    def state_bytes(self) -> int:
+        """Return the bytes of the optimizer's state, on whatever processes it is."""
+        step = torch.tensor(0)
+        return step.element_size() + sum(
+            4 * table.num_rows * width  # fp32
+            for table in self.physical.values()
+            for width in self._state_dims(table).values()
+        )
+
+    def parts(self) -> Iterator[Part]:
+        """Yield this process's pieces; small tables as copies, but for the first process."""
+        for part in self.replicated.parts():
+            yield part._replace(is_copy=self.rank > 0)
+        shapes = {TABLE + name: entry.shape for name, entry in self._wanted()}
+        for name, table in self.physical.items():
+            for key, width in self._state_dims(table).items():
+                shapes[f"{STATE}{name}/{key}"] = torch.Size((table.num_rows, width))
+        for one in self._held:
+            owner = one.name.rpartition("@")[0]
+            for start, end, tensor in one.store.parts_of(one.name):
+                entry = start + owner + end
+                # The step of a whole table has no rows, and is where the table is whole.
+                offset = (one.piece.first_row, one.piece.first_column) if tensor.ndim == 2 else (0,)
+                yield Part(entry, tuple(shapes[entry]), offset, tensor)
 
     @torch.no_grad()
     def load_tables(self, tables: Mapping[str, Tensor]) -> None:
@@ -303,8 +338,7 @@ class TorchRecRowsStore(RowsStore):
             for key, width in self._state_dims(table).items():
                 wanted[f"{name}/{key}"] = torch.empty(table.num_rows, width, device="meta")
         check_entries("rows optimizer", state, wanted)
-        for store in self._stores():
-            store.num_steps = int(state["step"])
+        self.num_steps = int(state["step"])
         for name, values in self.replicated.optimizer_state().items():
             if name != "step":
                 values.copy_(state[name])
@@ -377,18 +411,16 @@ class TorchRecRowsStore(RowsStore):
         return whole
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Save whole tables by name: the form that every store loads."""
-        for name, rows in self.tables().items():
-            destination[f"{prefix}{name}"] = rows
+        """Save nothing: whole tables need not fit in a process; see :meth:`parts`."""
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Load whole tables by name."""
-        self.load_tables(
-            {
-                name.removeprefix(prefix): rows
-                for name, rows in state_dict.items()
-                if name.startswith(prefix)
-            }
-        )
+        """Load whole tables by name, where they are there: a store of one process saved them."""
+        saved = {
+            name.removeprefix(prefix): rows
+            for name, rows in state_dict.items()
+            if name.startswith(prefix)
+        }
+        if saved:
+            self.load_tables(saved)

@@ -2,16 +2,16 @@
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from recemb.checkpoint import read_checkpoint
 from recemb.command_line.main import main
-from tests.command_line.small import ROOT, small_config, write
+from tests.command_line.launch import torchrun
+from tests.command_line.small import small_config, write
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="torchrun on Linux")
 
@@ -31,20 +31,6 @@ def sharded_config() -> dict:
     }
     config["trainer"] |= {"max_epochs": 2, "log_every_n_steps": 1}
     return config
-
-
-def torchrun(processes: int, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-    """Run a verb on several processes; return what it printed."""
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run"]
-    command += ["--nproc-per-node", str(processes), "--rdzv-backend", "c10d"]
-    command += ["--rdzv-endpoint", "localhost:0", "-m", "--", "recemb", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200
-    )
-    if check:
-        assert ended.returncode == 0, ended.stderr[-3000:]
-    return ended
 
 
 def losses(run: Path) -> list[float]:
@@ -82,18 +68,19 @@ def test_two_processes_train_what_one_trains(folder):
 def test_two_processes_report_what_one_reports(folder):
     one, two = results(folder / "one"), results(folder / "two")
     assert two["tables"] == one["tables"]
-    assert two["bytes"]["checkpoint"] == pytest.approx(one["bytes"]["checkpoint"], rel=1e-3)
+    more = torch.get_rng_state().numel()  # of the second process
+    assert two["bytes"]["checkpoint"] - more == pytest.approx(one["bytes"]["checkpoint"], rel=1e-3)
     for name in ("training", "serving"):
         assert two["bytes"][name] == pytest.approx(one["bytes"][name], rel=1e-2)
 
 
 def test_a_checkpoint_of_two_processes_is_one_of_any_number(folder, tmp_path):
-    saved = [
-        torch.load(folder / name / "checkpoints/last.ckpt", weights_only=True)
-        for name in ("one", "two")
-    ]
-    assert list(saved[0]["state_dict"]) == list(saved[1]["state_dict"])
-    assert list(saved[0]["rows_optimizer"]) == list(saved[1]["rows_optimizer"])
+    saved = [read_checkpoint(folder / name / "checkpoints/last.ckpt") for name in ("one", "two")]
+    for entry in ("state_dict", "rows_optimizer"):
+        one, two = (checkpoint[entry] for checkpoint in saved)
+        assert set(one) == set(two)
+        for name, tensor in one.items():
+            torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
     config = write(
         {**sharded_config(), "trainer": {**sharded_config()["trainer"], "max_epochs": 3}}, tmp_path
     )

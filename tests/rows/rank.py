@@ -3,7 +3,7 @@
     python -m tests.rows.rank FOLDER RANK WORLD_SIZE
 
 reads ``start.pt`` from the folder (what the cases go on from, if anything), and rank 0 writes
-``end.pt``.
+``end.pt``; rows and state are saved by their parts, in folders beside it.
 """
 
 import sys
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from recemb.rows.part_files import load_parts, save_parts
 from recemb.rows.torchrec_store import TorchRecRowsStore
 from tests.rows.sharded_cases import CASES, NUM_STEPS, run
 
@@ -30,8 +31,15 @@ def main(folder: Path, rank: int, world_size: int) -> None:
         store = TorchRecRowsStore(case.physical, case.optimizer)
         begin = int(start["step"])
         if begin:
-            store.load_state_dict(start[name]["tables"])
-            store.load_optimizer_state(start[name]["state"])
+            load_parts(Path(start[name]["folder"]), start[name]["files"], store.parts())
+            store.num_steps = begin
+            # The same from whole tables.
+            again = TorchRecRowsStore(case.physical, case.optimizer)
+            again.load_tables(start[name]["tables"])
+            again.load_optimizer_state(start[name]["state"])
+            assert again.num_steps == store.num_steps
+            for one, other in zip(store.parts(), again.parts(), strict=True):
+                assert torch.equal(one.tensor, other.tensor), one.entry
         first = {key: one.clone() for key, one in store.tables().items()}
         torch.rand(rank)  # in training, processes draw different numbers of numbers
         seen = run(store, case, range(begin, begin + NUM_STEPS), rank, world_size)
@@ -41,11 +49,14 @@ def main(folder: Path, rank: int, world_size: int) -> None:
         copies: list[Any] = [None] * world_size
         small = {key: one.clone() for key, one in store.replicated.tables().items()}
         dist.all_gather_object(copies, small)
+        parts = folder / name.replace(" ", "_")
         found[name] = {
+            "folder": str(parts),
+            "files": save_parts(parts, store.parts()),
             "copies": copies,
             "first": first,
             "seen": blocks,
-            "tables": store.state_dict(),
+            "tables": store.tables(),
             "values": {table: store.values(table).clone() for table in case.physical},
             "state": store.optimizer_state(),
             "bytes": sum(

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from recemb.checkpoint import BestCheckpoint
+from recemb.checkpoint_callbacks import BestCheckpoint
 from recemb.embeddings import Embeddings
 from recemb.tables.deduplicated import BlockMap, Deduplicated, merge, merge_to
 from recemb.tables.full import Full

@@ -1,0 +1,100 @@
+"""Which checkpoints are kept, and what is put into them beside Lightning's own entries."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from recemb import processes
+from recemb.checkpoint import FORMAT, SECTIONS, copy_checkpoint
+from recemb.schema import Schema
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keep the best checkpoint by validation and the last one, also when a run goes on elsewhere.
+
+    A resumed run has a folder of its own. Lightning would forget the best score there, and so could
+    end with a worse model than it was resumed from; here the best checkpoint so far moves along.
+
+    Args:
+        folder: Where checkpoints go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            dirpath=str(folder),
+            filename="best",
+            monitor="val/auc",
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+        )
+
+    def _save_topk_checkpoint(
+        self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
+    ) -> None:
+        """Keep the epoch if it is the best; not before staged tables are in their last stage."""
+        embeddings = getattr(trainer.lightning_module, "embeddings", None)
+        if embeddings is None or embeddings.is_final():
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best score, and copy its checkpoint where it lay in another folder."""
+        state = {**state_dict, "dirpath": self.dirpath, "last_model_path": ""}
+        best = Path(state["best_model_path"] or "none")
+        if state_dict["dirpath"] != self.dirpath:
+            kept: dict[str, Any] = {}
+            if best.is_file():
+                copy = Path(str(self.dirpath)) / best.name
+                if not processes.rank():
+                    copy_checkpoint(best, copy)
+                kept = {str(copy): state["best_model_score"]}
+            path = next(iter(kept), "")
+            state |= {"best_model_path": path, "kth_best_model_path": path, "best_k_models": kept}
+            state |= (
+                {} if kept else {"best_model_score": None, "kth_value": torch.tensor(-math.inf)}
+            )
+        super().load_state_dict(state)
+
+
+class Header(Callback):
+    """Put the ``recemb`` entry into checkpoints, and restore the random state of a resumed run.
+
+    Args:
+        config: Configuration sections as plain values.
+        schema: Of the data that the model trains on.
+    """
+
+    def __init__(self, config: dict[str, Any], schema: Schema) -> None:
+        self.config = {name: config[name] for name in SECTIONS}
+        self.schema = schema
+        self._random_states: list[Tensor] = []
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the entry."""
+        checkpoint["recemb"] = {
+            "format": FORMAT,
+            # In the order of the features, which is that of a model's inputs.
+            "config": yaml.safe_dump(self.config, sort_keys=False),
+            "schema": self.schema.state(),
+            "random_states": processes.from_all(torch.get_rng_state()),
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the random states until training starts: building the model has used some."""
+        self._random_states = checkpoint["recemb"]["random_states"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore this process's random state; that of the first where they were fewer."""
+        states, rank = self._random_states, processes.rank()
+        if states:
+            torch.set_rng_state(states[rank if rank < len(states) else 0])
