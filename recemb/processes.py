@@ -5,6 +5,7 @@ which is a world of its own.
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,7 +16,7 @@ import torch.distributed as dist
 
 from recemb.errors import RecembError
 
-PATIENCE = timedelta(seconds=45)
+PATIENCE = timedelta(seconds=float(os.environ.get("RECEMB_PATIENCE", "45")))
 """How long a process waits for the others in a step before it takes them for dead."""
 FILES_PATIENCE = timedelta(hours=1)
 """The same where they read and write files. One that dies is noticed at once all the same: its
@@ -145,10 +146,12 @@ def is_first_to_speak() -> bool:
         return True
     life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
+        # First a bare connection: the store's own client reports a failed one at length.
+        socket.create_connection((host, int(port)), timeout=2).close()
         wait = timedelta(seconds=2)
         store = dist.TCPStore(host, int(port), is_master=False, timeout=wait)  # type: ignore[attr-defined]
         return bool(store.add(f"recemb/spoken/{life}", 1) == 1)
-    except (RuntimeError, ValueError):
+    except (RuntimeError, OSError, ValueError):
         return True  # it went with its machine
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from recemb.physical import PhysicalTable
+from recemb.rows.draw import drawn, new_seed
 from recemb.rows.flat import Flat, LearnedStepFlat, make_flat
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.rows.store import STATE, TABLE, RowsStore, check_entries
@@ -87,11 +88,17 @@ class LocalRowsStore(RowsStore):
     Args:
         physical: The tables, by name.
         optimizer: How touched rows change.
+        seed: Of what rows begin with; by default one from torch's generator.
 
     The rows are buffers, so no dense optimizer sees them.
     """
 
-    def __init__(self, physical: Mapping[str, PhysicalTable], optimizer: RowsOptimizer) -> None:
+    def __init__(
+        self,
+        physical: Mapping[str, PhysicalTable],
+        optimizer: RowsOptimizer,
+        seed: int | None = None,
+    ) -> None:
         super().__init__()
         self.physical = dict(physical)
         self.optimizer = optimizer
@@ -109,10 +116,10 @@ class LocalRowsStore(RowsStore):
             dims = optimizer.state_dims(flat.dim) if flat.is_trainable else {}
             state = {name: torch.zeros(flat.num_rows, n) for name, n in dims.items()}
             self._blocks[key] = _Block(flat, state)
+        seed = new_seed() if seed is None else seed
         for name, table in self.physical.items():
-            rows_RD = torch.empty(table.num_rows, table.dim)
-            table.initializer(rows_RD)
-            self._flat(name).assign(name, rows_RD)
+            chunks = [rows for _, rows in drawn(name, table, seed, 0, table.num_rows)]
+            self._flat(name).assign(name, torch.cat(chunks) if len(chunks) > 1 else chunks[0])
 
     def _apply(self, fn: Any, recurse: bool = True) -> "LocalRowsStore":
         """Move optimizer state along with the rows; it is no buffer, for it is not served."""

@@ -8,6 +8,7 @@ and every file is held to the size and the checksum with which it was saved.
 """
 
 import pickle
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -72,9 +73,11 @@ def save_parts(folder: Path, parts: Iterable[Part]) -> Files:
     except CheckpointException as error:
         rank, (reason, _) = min(error.failures.items())
         short = " ".join(str(reason).split())[:120]
+        # A full disk has many names: torch's own writer tells of a position.
+        free = shutil.disk_usage(folder.parent).free if folder.parent.is_dir() else 0
         raise RecembError(
-            f"{folder}: rows could not be written by process {rank} ({short}); make room, or look "
-            "at the disk"
+            f"{folder}: rows could not be written by process {rank} ({short}); {free:,} bytes are "
+            "free there; make room, the previous checkpoint is untouched"
         ) from None
     files: Files = {}
     names = [f"__{processes.rank()}_0.distcp", *([] if processes.rank() else [".metadata"])]

@@ -55,7 +55,7 @@ class Lookup(nn.Module):
             )
             for name, piece in zip(self.names, pieces, strict=True)
         }
-        self.store = LocalRowsStore(own, optimizer).to(device)
+        self.store = LocalRowsStore(own, optimizer, seed=0).to(device)
         bases = [self.store.base_row(name) for name in self.names]
         self.register_buffer("base_K", torch.tensor(bases, dtype=torch.int64), persistent=False)
         self.register_buffer("nothing", torch.zeros(0, requires_grad=True), persistent=False)

@@ -21,15 +21,13 @@ from torchrec.distributed.types import ShardingEnv
 
 from recemb.errors import RecembError
 from recemb.physical import INTEGERS, PhysicalTable, zeros
+from recemb.rows.draw import drawn, new_seed
 from recemb.rows.local import LocalRowsStore
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.rows.placement import Piece, part_of, place
 from recemb.rows.replicated import ReplicatedRowsStore
 from recemb.rows.store import STATE, TABLE, Part, RowsStore, check_entries
 from recemb.rows.torchrec_sharding import ShardedTables
-
-DRAWN_ELEMENTS = 1 << 24
-"""Elements of a table that are drawn at a time: no process ever holds a whole one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +80,20 @@ class TorchRecRowsStore(RowsStore):
             if placement.how != "data_parallel"
         }
         small = {name: table for name, table in self.physical.items() if name not in self.pieces}
-        # Undrawn: below, every table is drawn in the order in which a local store would.
+        # Undrawn, like the pieces: below, each process draws what it holds.
         empty = {name: replace(table, initializer=zeros) for name, table in small.items()}
         # Past nn.Module's registration, here and below: state, mode and device of the stores inside
         # are this store's business, and their parameters nobody's.
-        self.__dict__["replicated"] = ReplicatedRowsStore(empty, optimizer).to(self.device)
+        self.__dict__["replicated"] = ReplicatedRowsStore(empty, optimizer, seed=0).to(self.device)
         self._sharded: dict[str, ShardedTables] = {}
         self._make_sharded()
         self._held = list(self._find_held())
-        for name in self.physical:
-            self._draw(name)
+        seed = new_seed()
+        for name, table in small.items():
+            chunks = [rows for _, rows in drawn(name, table, seed, 0, table.num_rows)]
+            self.replicated.assign(name, torch.cat(chunks).to(self.device))
+        for one in self._held:
+            self._draw(one, seed)
 
     def _check_optimizer(self) -> None:
         narrow = [
@@ -140,36 +142,16 @@ class TorchRecRowsStore(RowsStore):
             *(store for tables in self._sharded.values() for store in tables.stores()),
         ]
 
-    def _draw(self, name: str) -> None:
-        """Draw a table as a local store would, some rows at a time, and keep this process's part.
-
-        All processes draw all of it, so that what they hold is one table, whatever their number.
-        """
-        table = self.physical[name]
-        if name not in self.pieces:
-            rows_RD = torch.empty(table.num_rows, table.dim)
-            table.initializer(rows_RD)
-            self.replicated.assign(name, rows_RD.to(self.device))
-            return
-        held = self._held_of(name)
-        kept = [torch.empty(one.piece.num_rows, one.piece.num_columns) for one in held]
-        step = max(1, DRAWN_ELEMENTS // table.dim)
-        for first in range(0, table.num_rows, step):
-            rows_CD = torch.empty(min(step, table.num_rows - first), table.dim)
-            table.initializer(rows_CD)
-            for one, own in zip(held, kept, strict=True):
-                piece = one.piece
-                start, end = (
-                    max(first, piece.first_row),
-                    min(first + len(rows_CD), piece.first_row + piece.num_rows),
-                )
-                if start < end:
-                    columns = slice(piece.first_column, piece.first_column + piece.num_columns)
-                    own[start - piece.first_row : end - piece.first_row] = rows_CD[
-                        start - first : end - first, columns
-                    ]
-        for one, own in zip(held, kept, strict=True):
-            one.store.assign(one.name, own.to(self.device))
+    def _draw(self, held: _Held, seed: int) -> None:
+        """Draw a piece as the same rows and columns of the whole table would be."""
+        piece, name = held.piece, held.name.rpartition("@")[0]
+        own = torch.empty(piece.num_rows, piece.num_columns)
+        columns = slice(piece.first_column, piece.first_column + piece.num_columns)
+        end = piece.first_row + piece.num_rows
+        for first, rows_CD in drawn(name, self.physical[name], seed, piece.first_row, end):
+            start = first - piece.first_row
+            own[start : start + len(rows_CD)] = rows_CD[:, columns]
+        held.store.assign(held.name, own.to(self.device))
 
     def _follow_mode(self) -> None:
         """Give the stores inside this one's mode: Lightning sets it past ``train()``."""

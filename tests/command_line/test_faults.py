@@ -135,3 +135,26 @@ def test_a_file_of_another_run_is_refused_by_name_in_one_line(uninterrupted, tmp
     assert ended.returncode
     assert ended.stderr.count("recemb test: ") == 1
     assert f"{path}: a file of the checkpoint's rows is not the one that was saved" in ended.stderr
+
+
+def test_a_mistake_in_one_process_ends_all(tmp_path):
+    config = write(small_config(), tmp_path)
+    own = f'$([ "$RANK" = 1 ] && echo {tmp_path}/missing.yaml || echo {config})'
+    line = (
+        f"exec {sys.executable} -W ignore -m recemb fit --trainer.strategy torchrec --config {own}"
+    )
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--no-python"]
+    started = time.monotonic()
+    ended = subprocess.run(
+        [*command, "bash", "-c", line],
+        cwd=ROOT,
+        env=ONE_THREAD,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert time.monotonic() - started < 60
+    assert ended.returncode
+    assert ended.stderr.count("recemb fit: ") == 1, ended.stderr[-3000:]
+    assert "missing.yaml" in ended.stderr
