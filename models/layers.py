@@ -8,7 +8,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from recemb.batch_norm import BatchNorm
 
 Activation = Literal["relu", "sigmoid", "prelu", "dice"]
 """What a hidden layer applies."""
@@ -17,8 +18,8 @@ Activation = Literal["relu", "sigmoid", "prelu", "dice"]
 class Dice(nn.Module):
     """Data-adaptive activation: f(s) = p s + (1 - p) a s, p = sigmoid((s - E[s]) / sqrt(Var[s])).
 
-    E and Var are those of the batch in training and moving averages otherwise, per element; ``a``
-    is learned per element from 0. With p fixed at a step it would be a PReLU.
+    E and Var are those of the batch (of all processes) in training and moving averages otherwise,
+    per element; ``a`` is learned per element from 0. With p fixed at a step it would be a PReLU.
 
     Args:
         num_features: D.
@@ -31,18 +32,12 @@ class Dice(nn.Module):
 
     def __init__(self, num_features: int, eps: float = 1e-8, momentum: float = 0.01) -> None:
         super().__init__()
-        self.normalize = nn.BatchNorm1d(num_features, eps=eps, momentum=momentum, affine=False)
+        self.normalize = BatchNorm(num_features, eps=eps, momentum=momentum, affine=False)
         self.slope_D = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, values_BD: Tensor) -> Tensor:
         """Return f of (B, D) values."""
-        if self.training and values_BD.shape[0] < 2:
-            # One value has no variance (a batch with one history item): moving averages serve.
-            mean_D, variance_D = self.normalize.running_mean, self.normalize.running_var
-            normal_BD = F.batch_norm(values_BD, mean_D, variance_D, eps=self.normalize.eps)
-        else:
-            normal_BD = self.normalize(values_BD)
-        p_BD = torch.sigmoid(normal_BD)
+        p_BD = torch.sigmoid(self.normalize(values_BD))
         return values_BD * torch.lerp(self.slope_D.expand_as(p_BD), p_BD.new_ones(()), p_BD)
 
 

@@ -123,19 +123,6 @@ def agreement() -> Iterator[None]:
         raise RecembError(first) from mistake
 
 
-def mean_over_processes(number: int, device: torch.device) -> float:
-    """Return the mean of what all processes have counted; all must call it.
-
-    A sum over one process's part of a batch, divided by this and then averaged over processes, is
-    the mean over the whole batch, however uneven the parts are.
-    """
-    if world_size() == 1:
-        return number
-    total = torch.tensor([number], device=device)
-    dist.all_reduce(total)
-    return int(total) / world_size()
-
-
 def is_first_to_speak() -> bool:
     """Return whether no other process has asked: one line tells what has ended all of them.
 

@@ -5,8 +5,9 @@
 
 h_j(x) = ((a_j x_low + b_j x_high + c_j) mod p) mod m with p = 2^31 - 1, over the two halves of the
 mixed 64-bit id: in 64-bit integers nothing overflows, so codes stay in -1..1. The hidden layers are
-linear, batch norm and Mish. a, b and c are computed where they are used, so no hash constants are
-stored. Fit for many ids and few bytes; slow, because every id costs k hashes and an MLP.
+linear, batch norm and Mish; the batch of the norm is each feature's distinct ids. a, b and c are
+computed where they are used, so no hash constants are stored. Fit for many ids and few bytes; slow,
+because every id costs k hashes and an MLP.
 
 Source: Kang et al., "Learning to Embed Categorical Features without Embedding Tables for
 Recommendation", KDD 2021, arXiv:2010.10784.
@@ -22,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recemb import collectives
+from recemb.batch_norm import BatchNorm
 from recemb.errors import RecembError
 from recemb.hashing import mix, salt_of
 from recemb.physical import PhysicalTable
@@ -110,26 +113,18 @@ class _Network(nn.Module):
         pairs = list(itertools.pairwise(sizes))
         # The batch norm has the bias.
         self.linears = nn.ModuleList(nn.Linear(low, high, bias=False) for low, high in pairs)
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in pairs)
+        self.norms = nn.ModuleList(BatchNorm(width) for _ in pairs)
         self.output = nn.Linear(width, dim)
         # Mish of a normal variable has a mean square of about 0.36; vectors shall have the
         # deviation of U(-init_scale, init_scale).
         nn.init.normal_(self.output.weight, std=init_scale / math.sqrt(3 * 0.36 * width))
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, codes_Nk: Tensor) -> Tensor:
+    def forward(self, codes_Nk: Tensor, is_counted_N: Tensor | None) -> Tensor:
+        """Return (N, D) vectors; the batch norms' statistics are those of counted rows."""
         values = codes_Nk
         for linear, norm in zip(self.linears, self.norms, strict=True):
-            values = linear(values)
-            batch_norm = cast(nn.BatchNorm1d, norm)
-            if self.training and values.shape[0] < 2:
-                # One id has no variance: the moving averages serve.
-                mean, variance = batch_norm.running_mean, batch_norm.running_var
-                weight, bias = batch_norm.weight, batch_norm.bias
-                values = F.batch_norm(values, mean, variance, weight, bias, eps=batch_norm.eps)
-            else:
-                values = norm(values)
-            values = F.mish(values)
+            values = F.mish(norm(linear(values), is_counted_N))
         return cast(Tensor, self.output(values))
 
 
@@ -153,7 +148,12 @@ class DeepHashKind(TableKind):
         config = feature.config
         assert isinstance(config, DeepHash) and feature.learned is not None
         keys_N = mix(ids.ids_N + spread(self.salt_F, ids.feature_N))
-        return cast(Tensor, feature.learned(hash_codes(keys_N, config)))
+        is_counted_N = None
+        if feature.learned.training:
+            # An id that several processes have met is one row of the batch.
+            key_N2 = torch.stack([ids.feature_N, ids.ids_N], 1)
+            is_counted_N = collectives.is_first_holder(key_N2)
+        return cast(Tensor, feature.learned(hash_codes(keys_N, config), is_counted_N))
 
 
 def hash_codes(keys_N: Tensor, config: DeepHash) -> Tensor:

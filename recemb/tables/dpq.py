@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recemb import processes
+from recemb import collectives
+from recemb.batch_norm import BatchNorm
 from recemb.errors import RecembError
 from recemb.physical import PhysicalTable, Uniform
 from recemb.tables.codes import Codebook, Codes, check_parts, num_frequent, pack, read_codebook
@@ -258,7 +259,7 @@ class _VQ(_Quantizer):
         # Sums, because the mean over no ids is no number, and parts of a batch may be uneven.
         pull = (values_ND - queries_ND.detach()).square().sum()
         commit = (queries_ND - values_ND.detach()).square().sum()
-        count = processes.mean_over_processes(queries_ND.numel(), queries_ND.device)
+        count = collectives.mean_over_processes(queries_ND.numel(), queries_ND.device)
         self.penalty = self.penalty + (pull + commitment * commit) / max(1, count)
         return queries_ND + (values_ND - queries_ND).detach()
 
@@ -270,7 +271,7 @@ class _SX(_Quantizer):
         super().__init__(num_parts, num_keys, dim, init_scale)
         own_PKd = torch.empty(num_parts, num_keys, dim // num_parts)
         self.own_PKd = nn.Parameter(own_PKd.uniform_(-init_scale, init_scale))
-        self.norm = nn.BatchNorm1d(num_parts * num_keys, affine=False)
+        self.norm = BatchNorm(num_parts * num_keys, affine=False)
 
     def values(self) -> Tensor:
         """Return the vectors that codes name: (P, K, d)."""
@@ -289,13 +290,7 @@ class _SX(_Quantizer):
     def responses(self, queries_NPd: Tensor) -> Tensor:
         """Return normalised inner products."""
         product_PNK = torch.bmm(queries_NPd.transpose(0, 1), self.keys_PKd.transpose(1, 2))
-        flat_NX = product_PNK.transpose(0, 1).flatten(1)
-        if self.training and flat_NX.shape[0] < 2:
-            # One query has no variance: the moving averages serve.
-            mean, variance = self.norm.running_mean, self.norm.running_var
-            flat_NX = F.batch_norm(flat_NX, mean, variance, eps=self.norm.eps)
-        else:
-            flat_NX = self.norm(flat_NX)
+        flat_NX = self.norm(product_PNK.transpose(0, 1).flatten(1))
         responses_NPK: Tensor = flat_NX.unflatten(1, (self.num_parts, -1))
         return responses_NPK
 

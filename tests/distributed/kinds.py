@@ -25,12 +25,16 @@ from tests.tables.helpers import SPACES, feature
 
 NUM_STEPS = 50
 SAMPLES = 24
+LEFT = 3
+"""Samples of every tenth batch, the last of an epoch: of four processes one has none."""
 KINDS: dict[str, dict[str, Any]] = {
     "adaptive": {"num_rows": 40},
     "codes": {"num_parts": 4, "num_bits": 4},
     "compositional": {"num_remainders": 6},
     "deduplicated": {"num_blocks": 60, "rows_per_block": 1},
+    "deep_hash": {"width": 6, "num_hashes": 12},
     "dpq": {"num_parts": 4, "num_keys": 16},
+    "dpq sx": {"num_parts": 4, "num_keys": 16, "response": "sx"},
     "full": {},
     "full projected": {"project": 6},
     "hashed": {"num_rows": 50, "num_hashes": 2},
@@ -51,24 +55,30 @@ SHARDINGS = {
 """By number of processes: all at two, and elsewhere the one that cuts tables."""
 
 
-def batch(step: int, rank: int, world_size: int) -> tuple[dict[str, Ids], Tensor]:
-    """Return a process's part of a batch: ids, bags of uneven sizes, and labels."""
+def batch(step: int, rank: int, world_size: int) -> tuple[dict[str, Ids], Tensor, int]:
+    """Return a process's part of a batch: ids, bags of uneven sizes, labels; and all samples.
+
+    In every fifth batch the samples of the second half have empty bags: a whole process's.
+    """
     generator = torch.Generator().manual_seed(step)
+    total = LEFT if step % 10 == 9 else SAMPLES
 
     def some(below: int, count: int) -> Tensor:
         return torch.randint(below, (count,), generator=generator)
 
-    own = torch.arange(SAMPLES).tensor_split(world_size)[rank]
+    own = torch.arange(total).tensor_split(world_size)[rank]
     found: dict[str, Ids] = {}
     for name, space in (("who", "user"), ("one", "item")):
-        found[name] = some(SPACES[space], SAMPLES)[own]
+        found[name] = some(SPACES[space], total)[own]
     for name in ("mean", "none"):
-        lengths = some(5, SAMPLES)
+        lengths = some(5, total)
+        if step % 5 == 4:
+            lengths[total // 2 :] = 0
         values = some(SPACES["item"], int(lengths.sum()))
         is_own = torch.isin(bag_of_each(lengths), own)
         found[name] = Jagged(values[is_own], lengths[own])
-    label = (some(2, SAMPLES)).float()[own]
-    return found, label
+    label = (some(2, total)).float()[own]
+    return found, label, total
 
 
 def train(settings: dict[str, Any], sharding: str, rank: int, world_size: int) -> Sequence[float]:
@@ -92,7 +102,7 @@ def train(settings: dict[str, Any], sharding: str, rank: int, world_size: int) -
     for step in range(NUM_STEPS):
         if step == NUM_STEPS // 2:
             module.start_epoch(1)  # staged kinds take their next stage
-        ids, label_B = batch(step, rank, world_size)
+        ids, label_B, samples = batch(step, rank, world_size)
         optimizer.zero_grad()
         total = torch.zeros(())
         for _ in module.training_forms():
@@ -105,7 +115,7 @@ def train(settings: dict[str, Any], sharding: str, rank: int, world_size: int) -
             loss = nn.functional.binary_cross_entropy_with_logits(
                 logits.squeeze(1), label_B, reduction="sum"
             )
-            total = total + loss * world_size / SAMPLES
+            total = total + loss * world_size / samples
         total = total + module.loss()
         total.backward()
         for one in dense:
