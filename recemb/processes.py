@@ -66,6 +66,15 @@ def device() -> torch.device:
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def least(number: int) -> int:
+    """Return the least of what the processes give; all must call it."""
+    if world_size() == 1:
+        return number
+    smallest = torch.tensor([number], device=device())
+    dist.all_reduce(smallest, dist.ReduceOp.MIN)
+    return int(smallest)
+
+
 def from_first(value: T) -> T:
     """Return what the first process has given; all must call it."""
     if world_size() == 1:
