@@ -66,6 +66,7 @@ def build_schema(
             vocabulary=None if column.raw else column.vocabulary or name,
             padding=_raw_padding(column),
             is_text=kinds[column.vocabulary or name],
+            mean_length=_mean_length(file, name, column, kinds[column.vocabulary or name]),
         )
         for name, column in columns.ids.items()
     }
@@ -147,6 +148,14 @@ def _flat_values(file: TableFile, name: str, column: IdColumn, text: bool) -> pl
     flat = file.scan().select(value=value.cast(kind, strict=False)).drop_nulls()
     empty = isinstance(column, ListColumn) and dtype == pl.String and text
     return flat.filter(pl.col("value") != "") if empty else flat
+
+
+def _mean_length(file: TableFile, name: str, column: IdColumn, text: bool) -> float:
+    """Return the ids per row of a column."""
+    if not isinstance(column, ListColumn):
+        return 1.0
+    ids = file.collect(_flat_values(file, name, column, text).select(pl.len())).item()
+    return int(ids) / max(1, file.num_rows)
 
 
 def _padding_fits(column: ListColumn, text: bool) -> None:

@@ -1,6 +1,7 @@
 """Tabular: any parquet or CSV files with named columns, as a Lightning data module."""
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from data.columns import AttributeFile, Columns, IdColumn, ListColumn, NumberCol
 from data.encode import Encoder
 from data.files import TableFile
 from data.loader import Loader
+from data.said import said_schema
 from data.schema import build_schema
 from recemb import processes
 from recemb.errors import RecembError
@@ -93,8 +95,15 @@ class Tabular(LightningDataModule):
     @functools.cached_property
     def schema(self) -> Schema:
         """What the training file says of the columns; read once, at first use."""
+        return self._read(self.columns, self.attributes)
+
+    def _read(self, columns: Columns, attributes: AttributeFile | None) -> Schema:
         others = [self.file(stage) for stage in STAGES[1:] if stage in self.known_from]
-        return build_schema(self.file("train"), self.columns, self.attributes, self.folder, others)
+        return build_schema(self.file("train"), columns, attributes, self.folder, others)
+
+    def said_schema(self, num_ids: Mapping[str, int], lengths: Mapping[str, float]) -> Schema:
+        """Return the schema with some numbers of ids said; see :func:`data.said.said_schema`."""
+        return said_schema(self.columns, self.attributes, num_ids, lengths, self._read)
 
     def file(self, stage: str) -> TableFile:
         """Return the file of ``train``, ``validation`` or ``test``."""

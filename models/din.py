@@ -81,7 +81,7 @@ class DIN(FeatureTask):
         learning_rate: float = 0.001,
         rows_optimizer: AnyRowsOptimizer | None = None,
     ) -> None:
-        super().__init__(schema, tables, features, learning_rate, rows_optimizer)
+        super().__init__(schema, tables, features, learning_rate, rows_optimizer, history)
         self.history = history or {}
         self.network = network or Network()
         check_history(self.history, features, schema)

@@ -31,6 +31,7 @@ class FeatureTask(RankingTask):
             columns with one id.
         learning_rate: Of Adam on everything but the tables' rows.
         rows_optimizer: Of the tables' rows.
+        histories: By feature, a list column whose ids are read as that feature's too.
 
     Raises:
         RecembError: If a name does not fit the data, or a setting is out of range.
@@ -48,8 +49,9 @@ class FeatureTask(RankingTask):
         features: Mapping[str, FeatureConfig],
         learning_rate: float = 0.001,
         rows_optimizer: RowsOptimizer | None = None,
+        histories: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(schema, tables, features, learning_rate, rows_optimizer)
+        super().__init__(schema, tables, features, learning_rate, rows_optimizer, histories)
         check_features(features, schema)
         own = {name: one for name, one in schema.attributes.items() if name in features}
         self.attributes = AttributeLookup(own)

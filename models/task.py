@@ -32,6 +32,7 @@ class RankingTask(LightningModule):
         features: Features by name; each must be in the data.
         learning_rate: Of Adam on everything but the tables' rows.
         rows_optimizer: Of the tables' rows.
+        histories: By feature, a list column whose ids are read as that feature's too.
 
     Attributes:
         embeddings: Tables, features and the rows store.
@@ -44,6 +45,7 @@ class RankingTask(LightningModule):
         features: Mapping[str, FeatureConfig],
         learning_rate: float = 0.001,
         rows_optimizer: RowsOptimizer | None = None,
+        histories: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if not learning_rate > 0:
@@ -54,7 +56,7 @@ class RankingTask(LightningModule):
         self.learning_rate = learning_rate
         self.embeddings = Embeddings(
             tables,
-            resolve_features(features, tables, schema),
+            resolve_features(features, tables, schema, histories),
             lambda physical: new_store(physical, optimizer),
         )
         numbers = list(schema.dense.values())

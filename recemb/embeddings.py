@@ -10,6 +10,7 @@ Shapes: B samples, D elements per vector.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -70,7 +71,7 @@ class Embeddings(nn.Module):
         _check_names(self.physical_of)
         self.rows = make_store(
             {
-                physical: parts[name][part]
+                physical: replace(parts[name][part], reads=self._reads(name, part))
                 for name, named in self.physical_of.items()
                 for part, physical in named.items()
             }
@@ -93,6 +94,19 @@ class Embeddings(nn.Module):
             forms = tuple(part.form for part in member.feature.parts)
             members.setdefault((type(member.feature.config), forms), []).append(member)
         self.groups = nn.ModuleList(FeatureGroup(group) for group in members.values())
+
+    def _reads(self, table: str, part: str) -> float:
+        """Return how many rows of a part a sample reads on average."""
+        config = self.tables[table]
+        reads = 0.0
+        for feature in self.features:
+            if feature.config.table == table:
+                read = config.parts_of(feature.space)
+                if read is None or part in read:
+                    reads += feature.ids_per_sample * config.reads_per_id(
+                        part, feature.config.lookups
+                    )
+        return reads
 
     def _member(self, feature: Feature, parts: Mapping[str, PhysicalTable]) -> "Member":
         table = feature.config.table

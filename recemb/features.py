@@ -29,12 +29,23 @@ class Feature:
     config: FeatureConfig
     space: IdSpace
     is_list: bool
+    ids_per_sample: float = 1.0
+    """How many ids a sample has on average."""
 
 
 def resolve_features(
-    features: Mapping[str, FeatureConfig], tables: Mapping[str, TableConfig], schema: Schema
+    features: Mapping[str, FeatureConfig],
+    tables: Mapping[str, TableConfig],
+    schema: Schema,
+    histories: Mapping[str, str] | None = None,
 ) -> list[Feature]:
     """Return the features with their id spaces, checked against the tables and the data.
+
+    Args:
+        features: By name.
+        tables: By name.
+        schema: What the data holds.
+        histories: By feature, a list column whose ids the model reads as that feature's too.
 
     Raises:
         RecembError: If a feature reads an unknown table or is not in the data, if a table is read
@@ -67,18 +78,32 @@ def resolve_features(
             raise RecembError(
                 f"table {table!r} is read by no feature; remove it, or name it in a feature"
             )
+    ids: dict[str, float] = {}
+    for name in features:
+        if name not in schema.attributes:
+            column = (histories or {}).get(name)
+            extra = (
+                schema.columns[column].mean_length if column and column in schema.columns else 0.0
+            )
+            schema.id_space(name)  # refuses a feature that is not in the data
+            ids[name] = schema.columns[name].mean_length + extra
+    owners = {
+        schema.id_space(name): count for name, count in ids.items() if not schema.is_list(name)
+    }
+    for name in features:
+        if name in schema.attributes:
+            attribute = schema.attributes[name]
+            ids[name] = attribute.mean_length * owners.get(attribute.owner, 0.0)
     return [
-        Feature(
-            name,
-            config,
-            _id_space(name, schema),
-            schema.is_list(name),
-        )
+        Feature(name, config, _id_space(name, schema), schema.is_list(name), ids[name])
         for name, config in features.items()
     ]
 
 
 def _id_space(feature: str, schema: Schema) -> IdSpace:
     space, num_ids = schema.id_space(feature), schema.num_ids(feature)
-    counts_V = None if num_ids is None else schema.vocabularies[space].counts_V
-    return IdSpace(space, num_ids, counts_V)
+    if num_ids is None:
+        return IdSpace(space, None)
+    counts_V = schema.vocabularies[space].counts_V
+    # On the meta device where the ids are said and not read: nobody counted them.
+    return IdSpace(space, num_ids, None if counts_V.is_meta else counts_V)

@@ -1,4 +1,4 @@
-"""Memory: keep what a training step frees, and say how much a process has used.
+"""Memory: keep what a training step frees, say how much a process has used, and write it readably.
 
 A step allocates and frees the same few hundred megabytes again and again. glibc gives every block
 above 32 MB back to the kernel at once, so that each step pays for fresh, zeroed pages: DIN on
@@ -38,3 +38,16 @@ def peak_memory_bytes() -> int:
     if torch.cuda.is_available():
         peak += torch.cuda.max_memory_allocated()
     return peak
+
+
+def human_bytes(count: int) -> str:
+    """Return bytes with a unit.
+
+    Example:
+        >>> human_bytes(1_500_000)
+        '1.50 MB'
+    """
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"

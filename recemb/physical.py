@@ -91,15 +91,25 @@ class PhysicalTable:
     step: Step = "table"
     sharding: Sharding | None = None
     """None: the store decides."""
+    reads: float = 1.0
+    """Rows that a sample reads on average, as far as that is known before training."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row with its own scale."""
+        # fp16 scale and bias, or an fp32 scale.
+        has_scale = self.precision in INTEGERS and self.step != "table"
+        return -(-self.dim * BITS[self.precision] // 8) + 4 * has_scale
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes that the rows have together: one fp32 scale for all, or nothing."""
+        return 4 * (self.precision in INTEGERS and self.step == "table")
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the rows with their scales, without optimizer state."""
-        row_bytes = -(-self.dim * BITS[self.precision] // 8)
-        if self.precision not in INTEGERS:
-            return self.num_rows * row_bytes
-        # fp16 scale and bias, or an fp32 scale; one fp32 scale per table.
-        return self.num_rows * (row_bytes + (self.step != "table") * 4) + (self.step == "table") * 4
+        return self.num_rows * self.row_bytes + self.extra_bytes
 
     @property
     def form(self) -> tuple[int, StoredPrecision, Step]:

@@ -86,6 +86,15 @@ def patient_group() -> dist.ProcessGroup | None:
 _patient: tuple[dist.ProcessGroup | None, dist.ProcessGroup] | None = None
 
 
+def least(number: int) -> int:
+    """Return the least of what the processes give; all must call it."""
+    if world_size() == 1:
+        return number
+    smallest = torch.tensor([number], device=device())
+    dist.all_reduce(smallest, dist.ReduceOp.MIN)
+    return int(smallest)
+
+
 def from_first(value: T) -> T:
     """Return what the first process has given; all must call it."""
     if world_size() == 1:

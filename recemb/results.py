@@ -64,16 +64,3 @@ def table(rows: Mapping[str, str]) -> str:
     """
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
-
-
-def human_bytes(count: int) -> str:
-    """Return bytes with a unit.
-
-    Example:
-        >>> human_bytes(1_500_000)
-        '1.50 MB'
-    """
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} B"

@@ -25,6 +25,8 @@ class Column:
     """A raw value that stands for nothing and is dropped from lists."""
     is_text: bool = False
     """Whether the column of the file holds strings, of which the raw value is the hash."""
+    mean_length: float = 1.0
+    """Ids per row of the training file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +54,11 @@ class Attribute:
     is_list: bool
     values_M: Tensor
     offsets_V: Tensor
+
+    @property
+    def mean_length(self) -> float:
+        """Values per owner, each owner counted once."""
+        return self.values_M.shape[0] / max(1, self.offsets_V.shape[0] - 1)
 
 
 class Schema:
@@ -110,6 +117,7 @@ class Schema:
                     "vocabulary": column.vocabulary,
                     "padding": column.padding,
                     "is_text": column.is_text,
+                    "mean_length": column.mean_length,
                 }
                 for name, column in self.columns.items()
             },

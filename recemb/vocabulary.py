@@ -73,6 +73,15 @@ class Vocabulary:
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_known", self.keys_V.shape[0])
 
+    @classmethod
+    def unread(cls, name: str, num_known: int, config: VocabularyConfig) -> "Vocabulary":
+        """Return a vocabulary of which the number of ids is known and nothing else.
+
+        Its tensors are on the meta device: it looks nothing up, and takes no memory.
+        """
+        nothing_V = torch.empty(num_known, dtype=torch.int64, device="meta")
+        return cls(name, nothing_V, nothing_V, nothing_V, config, is_text=False)
+
     @property
     def num_ids(self) -> int:
         """How many indices :meth:`lookup` can give: the known ones and those for unknown values."""

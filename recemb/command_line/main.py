@@ -18,6 +18,7 @@ USAGE = """usage: python -m recemb VERB [options]
   validate   measure a checkpoint on the validation file
   test       measure a checkpoint on the test file
   predict    write a checkpoint's click probabilities for the test file
+  plan       print where the tables of a training would lie, and what that costs
   compress   write a checkpoint with smaller tables, and measure what that costs
   export     write a checkpoint's model as TorchScript that needs only torch
   show       print what a run folder holds
@@ -62,6 +63,12 @@ def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
         _quiet()
         run(verb, rest)
 
+    def plan(verb: str, rest: list[str]) -> None:
+        from recemb.command_line.plan import run
+
+        _quiet()
+        run(rest)
+
     def compress(verb: str, rest: list[str]) -> None:
         from recemb.command_line.compress import run
 
@@ -85,7 +92,8 @@ def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
         run(rest)
 
     training = dict.fromkeys(("fit", "validate", "test", "predict"), train)
-    return {**training, "compress": compress, "export": export, "show": show, "kinds": kinds}
+    others = {"compress": compress, "export": export, "show": show, "kinds": kinds}
+    return {**training, "plan": plan, **others}
 
 
 def _quiet() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from recemb.errors import RecembError
-from recemb.results import human_bytes, table
+from recemb.memory import human_bytes
+from recemb.results import table
 
 
 def summary(results: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ checkpoint, the checkpoint does, so that its ids keep their meaning.
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
@@ -39,6 +39,10 @@ from recemb.results import config_hash, new_run, versions, write_results
 from recemb.rows.choice import stores_made_by
 from recemb.schema import Schema
 from recemb.serving.program import ServedProgram
+from recemb.tables.budget import parse_bytes
+
+if TYPE_CHECKING:
+    from recemb.rows.world import World
 
 
 class Throughput(Callback):
@@ -99,6 +103,7 @@ class TrainingCLI(LightningCLI):
         os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
         self.verb = verb
         self.throughput = Throughput()
+        self.batch_size = 1024  # of a data module that does not say
         self.checkpoint: dict[str, Any] | None = None
         super().__init__(
             LightningModule,
@@ -136,6 +141,13 @@ class TrainingCLI(LightningCLI):
             action="store_true",
             help="go on in the run folder from its last checkpoint, if it has one; so the same "
             "command can be repeated until it ends well",
+        )
+        parser.add_argument(
+            "--memory",
+            type=str | None,
+            default=None,
+            help="of each process, such as '80 GB': what sharded rows must fit in (default: what a "
+            "GPU has; on a CPU there is no limit)",
         )
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments(
@@ -200,16 +212,33 @@ class TrainingCLI(LightningCLI):
 
         with stores_made_by(
             lambda physical, optimizer: TorchRecRowsStore(
-                physical, optimizer, device=processes.device()
+                physical, optimizer, device=processes.device(), world=self._world()
             )
         ):
             super().instantiate_classes()
+
+    def _world(self) -> "World":
+        """Return what the planner is to know, the same in every process."""
+        from recemb.rows.world import RATES, World
+
+        device = processes.device()
+        memory = parse_bytes("--memory", self.config.memory) if self.config.memory else None
+        if memory is None and device.type == "cuda":
+            memory = processes.least(torch.cuda.get_device_properties(device).total_memory)
+        return World(
+            size=processes.world_size(),
+            local_size=processes.least(processes.local_world_size()),
+            batch_size=self.batch_size,
+            rates=RATES["cuda" if device.type == "cuda" else "cpu"],
+            memory_bytes=memory,
+        )
 
     def _schema(self, data: Any) -> Schema:
         if self.checkpoint is not None:
             data.schema = checkpoint_schema(self.checkpoint)
         with processes.first_one_first():  # it may have to prepare the files
             schema: Schema = data.schema
+        self.batch_size = getattr(data, "batch_size", self.batch_size)
         return schema
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

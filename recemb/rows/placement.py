@@ -1,9 +1,8 @@
-"""Placement: which process has which part of each table. Pure planning, without a process group.
+"""Placement: which process has which part of a table, and how a table may lie.
 
 Shapes: R rows of a table, D columns.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,9 +10,10 @@ from torch import Tensor
 
 from recemb.errors import RecembError
 from recemb.physical import INTEGERS, PhysicalTable, Sharding
+from recemb.rows.optimizers import RowsOptimizer
 
-SMALL_BYTES = 1 << 20
-"""Tables up to this size are replicated unless told otherwise."""
+SHARDINGS: tuple[Sharding, ...] = ("data_parallel", "row_wise", "table_wise", "column_wise")
+"""From the one that is taken where several are as good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,47 +66,36 @@ def part_of(entry: Tensor, piece: Piece) -> Tensor:
     return rows[:, piece.first_column : piece.first_column + piece.num_columns]
 
 
-def place(physical: Mapping[str, PhysicalTable], world_size: int) -> dict[str, Placement]:
-    """Return where every table goes.
-
-    A table goes where its ``sharding`` says. Where it says nothing, small tables are replicated and
-    the others cut by rows, but for those with one quantisation step for the whole table, which stay
-    whole; whole tables go to the process with the fewest bytes.
-
-    Args:
-        physical: By name.
-        world_size: Number of processes.
+def shardings(
+    name: str, table: PhysicalTable, optimizer: RowsOptimizer, world_size: int
+) -> list[Sharding]:
+    """Return how a table may lie: as its ``sharding`` says, or in every way that is possible.
 
     Raises:
-        RecembError: If a table cannot lie as it says.
+        RecembError: If it cannot lie as it says.
     """
-    found: dict[str, Placement] = {}
-    everywhere = tuple(range(world_size))
-    loads = [0] * world_size
-    for name, table in sorted(physical.items(), key=lambda item: -item[1].num_bytes):
-        has_one_step = table.precision in INTEGERS and table.step == "table"
-        how = table.sharding
-        if how is None:
-            whole: Sharding = "table_wise" if has_one_step else "row_wise"
-            how = "data_parallel" if table.num_bytes <= SMALL_BYTES else whole
-        if how == "row_wise" and has_one_step:
-            raise RecembError(
-                f"table {name!r}: its rows have one quantisation step together, so they cannot be "
-                "sharded row_wise; set step to row, or sharding to table_wise or data_parallel"
-            )
-        if how == "column_wise" and table.precision in (*INTEGERS, "uint8"):
-            raise RecembError(
-                f"table {name!r}: column_wise sharding needs rows in floating point, got "
-                f"{table.precision}; use row_wise or table_wise"
-            )
-        if how == "column_wise" and table.dim % world_size:
-            raise RecembError(
-                f"table {name!r}: column_wise sharding over {world_size} processes needs a dim "
-                f"that they divide, got {table.dim}; use row_wise"
-            )
-        ranks = everywhere
-        if how == "table_wise":
-            ranks = (loads.index(min(loads)),)
-            loads[ranks[0]] += table.num_bytes
-        found[name] = Placement(how, ranks)
-    return {name: found[name] for name in physical}
+    has_one_step = table.precision in INTEGERS and table.step == "table"
+    whys: dict[Sharding, str] = {}
+    if has_one_step:
+        whys["row_wise"] = (
+            "its rows have one quantisation step together, so they cannot be sharded row_wise; set "
+            "step to row, or sharding to table_wise or data_parallel"
+        )
+    if table.precision in (*INTEGERS, "uint8"):
+        whys["column_wise"] = (
+            f"column_wise sharding needs rows in floating point, got {table.precision}; use "
+            "row_wise or table_wise"
+        )
+    elif table.dim % world_size:
+        whys["column_wise"] = (
+            f"column_wise sharding over {world_size} processes needs a dim that they divide, got "
+            f"{table.dim}; use row_wise"
+        )
+    elif world_size > 1 and set(optimizer.state_dims(table.dim).values()) - {table.dim}:
+        whys["column_wise"] = (
+            "rows_optimizer keeps one number per row, which blocks of columns cannot share; use "
+            "adagrad or adam, or row_wise sharding"
+        )
+    if table.sharding in whys:
+        raise RecembError(f"table {name!r}: {whys[table.sharding]}")
+    return [table.sharding] if table.sharding else [how for how in SHARDINGS if how not in whys]

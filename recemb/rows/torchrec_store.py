@@ -24,10 +24,15 @@ from recemb.physical import INTEGERS, PhysicalTable, zeros
 from recemb.rows.draw import drawn, new_seed
 from recemb.rows.local import LocalRowsStore
 from recemb.rows.optimizers import RowsOptimizer
-from recemb.rows.placement import Piece, part_of, place
+from recemb.rows.placement import Piece, part_of
+from recemb.rows.planner import place
 from recemb.rows.replicated import ReplicatedRowsStore
 from recemb.rows.store import STATE, TABLE, Part, RowsStore, check_entries
 from recemb.rows.torchrec_sharding import ShardedTables
+from recemb.rows.world import RATES, World
+
+BATCH_SIZE = 1024
+"""Samples of a batch, where the planner is not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,12 @@ class TorchRecRowsStore(RowsStore):
         physical: The tables, by name.
         optimizer: How touched rows change.
         device: Of this process's rows; by default the CPU.
+        world: What the planner is to know of the processes, the same in each of them; by default
+            they are on one machine without a limit of memory.
 
     Raises:
-        RecembError: If there is no process group, or a table cannot lie as its ``sharding`` says.
+        RecembError: If there is no process group, if a table cannot lie as its ``sharding`` says,
+            or if the tables do not fit.
     """
 
     has_buffers = False
@@ -61,6 +69,7 @@ class TorchRecRowsStore(RowsStore):
         physical: Mapping[str, PhysicalTable],
         optimizer: RowsOptimizer,
         device: torch.device | None = None,
+        world: World | None = None,
     ) -> None:
         super().__init__()
         if not dist.is_initialized():
@@ -72,8 +81,13 @@ class TorchRecRowsStore(RowsStore):
         self.optimizer = optimizer
         self.device = device or torch.device("cpu")
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.placements = place(self.physical, self.world_size)
-        self._check_optimizer()
+        world = world or World(
+            size=self.world_size,
+            local_size=self.world_size,
+            batch_size=BATCH_SIZE,
+            rates=RATES["cuda" if self.device.type == "cuda" else "cpu"],
+        )
+        self.placements = place(self.physical, optimizer, world)
         self.pieces: dict[str, list[Piece]] = {
             name: placement.pieces(self.physical[name])
             for name, placement in self.placements.items()
@@ -94,22 +108,6 @@ class TorchRecRowsStore(RowsStore):
             self.replicated.assign(name, torch.cat(chunks).to(self.device))
         for one in self._held:
             self._draw(one, seed)
-
-    def _check_optimizer(self) -> None:
-        narrow = [
-            name
-            for name, placement in self.placements.items()
-            if placement.how == "column_wise"
-            and any(
-                width != self.physical[name].dim
-                for width in self.optimizer.state_dims(self.physical[name].dim).values()
-            )
-        ]
-        if narrow and self.world_size > 1:
-            raise RecembError(
-                f"table {narrow[0]!r}: rows_optimizer keeps one number per row, which blocks of "
-                "columns cannot share; use adagrad or adam, or row_wise sharding"
-            )
 
     def _make_sharded(self) -> None:
         env = ShardingEnv.from_process_group(dist.group.WORLD)

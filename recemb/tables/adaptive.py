@@ -121,7 +121,9 @@ def most_frequent(spaces: Sequence[IdSpace], count: int) -> list[int]:
     """
     counts = [space.counts_V for space in spaces]
     known = [values for values in counts if values is not None]
-    owner = torch.cat([torch.full((len(values),), f) for f, values in enumerate(known)])
+    owner = torch.cat(
+        [torch.full((len(values),), f, device=values.device) for f, values in enumerate(known)]
+    )
     # A stable sort keeps equally frequent ids in order, so each space keeps a prefix.
     order = torch.cat(known).argsort(descending=True, stable=True)[:count]
     found: list[int] = torch.bincount(owner[order], minlength=len(spaces)).tolist()

@@ -419,3 +419,28 @@ def same(left: object, right: object) -> bool:
             and all(same(a, b) for a, b in zip(left, right, strict=True))
         )
     return left == right
+
+
+def test_lists_are_measured_as_they_are_read(build: Build) -> None:
+    columns = Columns(
+        label="y",
+        categorical={"movie": IdColumn()},
+        lists={
+            "seen": ListColumn(vocabulary="movie", max_length=3, padding=0),
+            "raw": ListColumn(raw=True),
+        },
+    )
+    seen = [[1, 2, 3, 4, 5], [0, 1], [], [2, 0, 3]]  # 3, 1, 0 and 2 without padding
+    raw = [[7], [8, 9], [], []]
+    schema = build(columns, pl.DataFrame({"movie": [1, 2, 3, 4], "seen": seen, "raw": raw}))
+    lengths = {name: column.mean_length for name, column in schema.columns.items()}
+    assert lengths == {"movie": 1.0, "seen": 1.5, "raw": 0.75}
+    again = Schema.from_state(schema.state())
+    assert again.columns == schema.columns
+
+
+def test_values_of_an_attribute_are_counted_per_owner(build: Build) -> None:
+    about = pl.DataFrame({"movie": [1, 2], "genres": [[1, 2, 3], [1]]})
+    schema = build(MOVIE, pl.DataFrame({"movie": [1, 2, 1]}), about, lists={"genres": ListColumn()})
+    # Two movies and the unknown one, which has none.
+    assert schema.attributes["genres"].mean_length == 4 / 3

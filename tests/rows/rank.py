@@ -18,6 +18,17 @@ from recemb.rows.torchrec_store import TorchRecRowsStore
 from tests.rows.sharded_cases import CASES, NUM_STEPS, run
 
 
+def held_by(store: TorchRecRowsStore) -> tuple[int, int]:
+    """Return the bytes of rows and of optimizer state that this process has."""
+    rows = [one for own in store._stores() for one in own.tables().values()]
+    states = [own.optimizer_state() for own in store._stores()]
+    state = [one for own in states for name, one in own.items() if name != "step"]
+    rows_bytes, state_bytes = (
+        sum(one.numel() * one.element_size() for one in tensors) for tensors in (rows, state)
+    )
+    return rows_bytes, state_bytes
+
+
 def main(folder: Path, rank: int, world_size: int) -> None:
     """Run every case."""
     torch.set_num_threads(1)
@@ -50,6 +61,8 @@ def main(folder: Path, rank: int, world_size: int) -> None:
         small = {key: one.clone() for key, one in store.replicated.tables().items()}
         dist.all_gather_object(copies, small)
         parts = folder / name.replace(" ", "_")
+        held: list[Any] = [None] * world_size
+        dist.all_gather_object(held, held_by(store))
         found[name] = {
             "folder": str(parts),
             "files": save_parts(parts, store.parts()),
@@ -59,6 +72,7 @@ def main(folder: Path, rank: int, world_size: int) -> None:
             "tables": store.tables(),
             "values": {table: store.values(table).clone() for table in case.physical},
             "state": store.optimizer_state(),
+            "held": held,
             "bytes": sum(
                 tensor.numel() * tensor.element_size()
                 for one in store._stores()

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from recemb.rows.local import LocalRowsStore
+from recemb.rows.planner import loads_of, place
+from recemb.rows.torchrec_store import BATCH_SIZE
+from recemb.rows.world import RATES, World
 from tests.rows.decode import units
 from tests.rows.sharded_cases import BLOCKS, CASES, EXACT, NUM_STEPS, SAMPLES, batch, run, share
 
@@ -84,9 +87,9 @@ def test_rows_and_state_are_those_of_one_uninterrupted_process(name, number, wor
 @pytest.mark.parametrize("number", range(len(WORLDS)))
 def test_every_process_gets_the_rows_that_it_asks_for(name, number, worlds, alone):
     case, world_size = CASES[name], WORLDS[number]
-    for place, step in enumerate(range(number * NUM_STEPS, (number + 1) * NUM_STEPS)):
+    for turn, step in enumerate(range(number * NUM_STEPS, (number + 1) * NUM_STEPS)):
         sizes = [len(one) for one in batch(case, step, slice(0, SAMPLES))[0]]
-        whole = alone[name][number]["seen"][place].split(sizes)
+        whole = alone[name][number]["seen"][turn].split(sizes)
         for rank in range(world_size):
             own = share(rank, world_size)
             wanted = []
@@ -96,7 +99,7 @@ def test_every_process_gets_the_rows_that_it_asks_for(name, number, worlds, alon
                 kept = [own.start <= int(one) < own.stop for one in sample]
                 wanted.append(vectors[torch.tensor(kept, dtype=torch.bool)])
                 assert block in case.physical
-            got = worlds[number][name]["seen"][place][rank]
+            got = worlds[number][name]["seen"][turn][rank]
             torch.testing.assert_close(got, torch.cat(wanted), rtol=1e-5, atol=1e-5)
 
 
@@ -133,6 +136,18 @@ def test_a_process_holds_its_part_only(name, worlds):
     assert worlds[0][name]["bytes"] == whole
     assert worlds[1][name]["bytes"] < 0.7 * whole
     assert worlds[2][name]["bytes"] < 0.7 * whole
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("number", range(len(WORLDS)))
+def test_the_planner_knows_every_process_s_bytes_exactly(name, number, worlds):
+    case = CASES[name]
+    world = World(
+        size=WORLDS[number], local_size=WORLDS[number], batch_size=BATCH_SIZE, rates=RATES["cpu"]
+    )
+    placements = place(case.physical, case.optimizer, world)
+    loads = loads_of(case.physical, placements, case.optimizer, world)
+    assert [(int(rows), int(state)) for rows, state in loads[:2].T] == worlds[number][name]["held"]
 
 
 def same(got: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], tolerance: float):
