@@ -317,16 +317,18 @@ class _Takeover:
     def _move(self, moves: Moves, values: Mapping[str, Tensor]) -> Kept:
         """Store what has been moved."""
         before, rows = self.old.embeddings.rows, self.new.embeddings.rows
-        stored = before.tables()
+        stored, is_rounded = before.tables(), False
         for name in self.physical:
             entries = moved_entries(
                 (name, rows.physical[name]), values[name], moves[name], before.physical, stored
             )
             if entries is None:
                 self._store_rows(name)
-                self.kept.notes.append(f"rows are rounded to {self.config.precision} anew")
+                is_rounded = self.config.precision != "fp32"
             else:
                 self.changes.entries.update(entries)
+        if is_rounded:
+            self.kept.notes.append(f"rows are rounded to {self.config.precision} anew")
         self._store_learned()
         self._keep_state(moved_state(self._state_entries(), moves, self.old.state))
         self.kept.level = "moved"

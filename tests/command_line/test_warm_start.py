@@ -145,6 +145,22 @@ def test_a_configuration_that_names_a_warm_start_serves_the_other_verbs(begun, t
     assert main(["fit", *options, *again]) == 0
 
 
+def test_a_compressed_checkpoint_has_no_optimizer_state(begun, tmp_path, capsys):
+    small = tmp_path / "small.ckpt"
+    options = ["--method", "fp16", "--output", str(small), "--run", str(tmp_path / "compress")]
+    assert main(["compress", str(begun / "run/checkpoints/best.ckpt"), *options]) == 0
+    capsys.readouterr()
+    run = fit(grown_config(tmp_path), tmp_path, "--warm_start", str(small))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "table user moved, 5 of 6 ids (3 dropped), optimizer state fresh table item" in printed
+    old, new = torch.load(small, weights_only=True), saved(run)
+    there, here = index_of(old, "user"), index_of(new, "user")
+    for raw in (1, 2, 5, 6, 7):
+        row = new["state_dict"]["embeddings.rows.user"][here[raw]]
+        wanted = old["state_dict"]["embeddings.rows.user"][there[raw]].float()
+        assert torch.allclose(row, wanted, atol=1e-9, rtol=0)
+
+
 def mistake(config: dict, tmp_path: Path, capsys, *options: str) -> str:
     run = tmp_path / "refused"
     capsys.readouterr()
