@@ -5,16 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import polars as pl
 from lightning import LightningDataModule
+from torch import Tensor
 
 from data.columns import AttributeFile, Columns, IdColumn, ListColumn, NumberColumn
 from data.encode import Encoder
 from data.files import TableFile
 from data.loader import Loader
 from data.said import said_schema
-from data.schema import build_schema
+from data.schema import build_schema, count_values
+from data.values import as_tensor
 from recemb import processes
 from recemb.errors import RecembError
+from recemb.hashing import hash_strings
 from recemb.schema import Schema
 
 Stage = Literal["train", "validation", "test"]
@@ -128,6 +132,14 @@ class Tabular(LightningDataModule):
             loader.fill_cache()
             self._loaders[stage] = loader
         return self._loaders[stage]
+
+    def training_ids(self, column: str) -> tuple[Tensor, Tensor]:
+        """Return the distinct raw ids of a column in the training file, and their counts."""
+        kinds = {name: one.is_text for name, one in self.schema.columns.items()}
+        counts = count_values(self.file("train"), self.columns, column, kinds)
+        value = counts["value"]
+        raw = hash_strings(value) if kinds[column] else value.cast(pl.Int64)
+        return as_tensor(raw), as_tensor(counts["count"])
 
     def setup(self, stage: str) -> None:
         """Open and check every file that ``stage`` will need, before anything is trained."""

@@ -248,6 +248,11 @@ class Embeddings(nn.Module):
     def _groups(self) -> "list[FeatureGroup]":
         return cast("list[FeatureGroup]", list(self.groups))
 
+    def rows_read(self, feature: str, ids_N: Tensor) -> dict[str, Tensor]:
+        """Return which rows ids of one feature read, by physical table: (N, reads per id) each."""
+        group = next(one for one in self._groups() if feature in one.names)
+        return group.rows_read(feature, ids_N, self.rows)
+
     def forward(self, ids: Mapping[str, Ids]) -> dict[str, Vectors]:
         """Return the vectors of each feature.
 

@@ -94,6 +94,16 @@ class FeatureGroup(nn.Module):
             vectors.update(_cut_by_feature(block, vectors_ND, ids))
         return vectors
 
+    def rows_read(self, feature: str, ids_N: Tensor, rows: RowsStore) -> dict[str, Tensor]:
+        """Return which rows ids of one feature read, by physical table: (N, reads per id) each."""
+        number = self.names.index(feature)
+        rows_PT = self.kind.encode(ids_N, torch.full_like(ids_N, number))
+        physical = [names[number] for names in self.part_tables]
+        return {
+            name: rows_T.reshape(ids_N.shape[0], -1) - rows.base_row(name)
+            for name, rows_T in zip(physical, rows_PT, strict=True)
+        }
+
     def _places(self, place_N: Tensor, given_F: Tensor, sizes_F: Tensor) -> list[Tensor | None]:
         """Return, per block, where each given id is among the block's distinct ones."""
         ends = sizes_F.cumsum(0)[self.last_of_block].tolist()

@@ -104,6 +104,11 @@ def check_classes(path: Path, settings: Any, allow: Sequence[str]) -> None:
             )
 
 
+def class_packages(settings: Any) -> list[str]:
+    """Return the packages whose classes settings name."""
+    return sorted({path.split(".")[0] for path in _class_paths(settings)})
+
+
 def _class_paths(value: Any) -> list[str]:
     """Return every class path in nested settings."""
     if isinstance(value, dict):

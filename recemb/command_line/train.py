@@ -35,11 +35,12 @@ from recemb.distributed import lost, strategy
 from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.memory import peak_memory_bytes
-from recemb.results import config_hash, new_run, versions, write_results
+from recemb.results import config_hash, new_run, table, versions, write_results
 from recemb.rows.choice import stores_made_by
 from recemb.schema import Schema
 from recemb.serving.program import ServedProgram
 from recemb.tables.budget import parse_bytes
+from recemb.warm_start.start import warm_start
 
 if TYPE_CHECKING:
     from recemb.rows.world import World
@@ -149,6 +150,12 @@ class TrainingCLI(LightningCLI):
             help="of each process, such as '80 GB': what sharded rows must fit in (default: what a "
             "GPU has; on a CPU there is no limit)",
         )
+        parser.add_argument(
+            "--warm_start",
+            type=str | None,
+            default=None,
+            help="checkpoint of another configuration or other data, of which fit keeps what fits",
+        )
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments(
             "data", "model.init_args.schema", compute_fn=self._schema, apply_on="instantiate"
@@ -160,10 +167,21 @@ class TrainingCLI(LightningCLI):
         self.is_sharded = self.config.trainer.strategy == strategy.NAME
         if self.is_sharded:
             processes.start()
+        # The other verbs may be given the configuration of a fit that had one.
+        self.warm_start = self.config.warm_start if self.verb == "fit" else None
+        if self.config.ckpt_path is not None and self.warm_start is not None:
+            raise RecembError(
+                "--ckpt_path goes on with a training and --warm_start begins another, got both; "
+                "drop --warm_start (or, where the configuration has it, say --warm_start null)"
+            )
         self._choose_folder()
         path = self.config.ckpt_path
         if path is None and self.verb != "fit":
             raise RecembError(f"{self.verb} needs a checkpoint; give --ckpt_path")
+        if path is not None:
+            self.warm_start = None  # it is the start of what is now resumed
+        if self.warm_start is not None:
+            self.started_from = read_checkpoint(Path(self.warm_start))
         if path is not None:
             self.checkpoint = self.read_checkpoint(Path(path))
             check_same_config(Path(path), self.checkpoint, self.plain)
@@ -325,6 +343,7 @@ def _fit(cli: TrainingCLI) -> dict[str, Any]:
         # Its optimizers' state was of other tables: fine-tuning starts from the weights alone.
         _load(cli)
         resumed = None
+    started = _warm_start(cli, Path(cli.warm_start)) if cli.warm_start is not None else {}
     trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
     best = cli.best.best_model_path
     if not best:
@@ -340,6 +359,7 @@ def _fit(cli: TrainingCLI) -> dict[str, Any]:
     metrics = _metrics(trainer.validate(model, datamodule=data, verbose=False))
     metrics |= _metrics(trainer.test(model, datamodule=data, verbose=False))
     body: dict[str, Any] = {
+        **started,
         "checkpoint": best,
         "metrics": metrics,
         "bytes": {**sizes, "serving": module_bytes(ServedProgram(model))},
@@ -349,6 +369,21 @@ def _fit(cli: TrainingCLI) -> dict[str, Any]:
     }
     bound = getattr(data, "best_auc", None)
     return {**body, "best_auc": bound} if bound else body
+
+
+def _warm_start(cli: TrainingCLI, path: Path) -> dict[str, Any]:
+    """Let the model take over what it can, and say at once what that is."""
+    found = warm_start(
+        cli.model,
+        cli.datamodule.schema,
+        path,
+        cli.started_from,
+        cli.plain["model"],
+        getattr(cli.datamodule, "training_ids", None),
+    )
+    if not processes.rank():
+        print(table(found.rows()), flush=True)
+    return {"warm_start": found.report()}
 
 
 def _load(cli: TrainingCLI) -> None:

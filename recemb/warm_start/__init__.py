@@ -1,0 +1,1 @@
+"""Warm start: a new model takes over what a checkpoint of another configuration knows."""
