@@ -48,13 +48,14 @@ def training_bytes(
 
 
 def table_report(embeddings: Embeddings) -> dict[str, dict[str, object]]:
-    """Return kind, rows, dim and bytes of each table.
+    """Return kind, rows, dim and bytes of each table, and what its kind reports.
 
     ``num_rows`` is of training, ``bytes`` of the served form: rows with their scales, codebooks,
     maps, networks and projections.
     """
     served = embeddings.served()
     stored = served.rows.tables()
+    reported = embeddings.report()
     report: dict[str, dict[str, object]] = {}
     for name, config in embeddings.tables.items():
         content = embeddings.content(name)
@@ -67,5 +68,6 @@ def table_report(embeddings: Embeddings) -> dict[str, dict[str, object]]:
             "num_rows": sum(len(values) for values in content.values.values()),
             "dim": config.dim,
             "bytes": rows + sum(module_bytes(module) for module in served.dense_of(name)),
+            **reported[name],
         }
     return report

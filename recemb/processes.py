@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 PATIENCE = timedelta(seconds=60)
 """How long a process waits for the others before it takes them for dead."""
@@ -86,6 +87,26 @@ def mean_over_processes(number: int, device: torch.device) -> float:
     total = torch.tensor([number], device=device)
     dist.all_reduce(total)
     return int(total) / world_size()
+
+
+def from_all(rows_NX: Tensor) -> Tensor:
+    """Return the rows that all processes have given, the first process's first; all must call it.
+
+    Args:
+        rows_NX: Any number of rows, of one width everywhere.
+    """
+    if world_size() == 1:
+        return rows_NX
+    size = torch.tensor([len(rows_NX)], device=rows_NX.device)
+    sizes = [torch.empty_like(size) for _ in range(world_size())]
+    dist.all_gather(sizes, size)
+    counts = [int(one) for one in sizes]
+    # Collectives want equal shapes.
+    padded = rows_NX.new_zeros(max(counts), *rows_NX.shape[1:])
+    padded[: len(rows_NX)] = rows_NX
+    blocks = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(blocks, padded)
+    return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])
 
 
 @contextmanager

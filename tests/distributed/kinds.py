@@ -31,6 +31,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "compositional": {"num_remainders": 6},
     "deduplicated": {"num_blocks": 60, "rows_per_block": 1},
     "dpq": {"num_parts": 4, "num_keys": 16},
+    "dynamic": {"num_rows": 30, "every": 3},
+    "dynamic contended": {"num_rows": 20, "every": 2, "decay": 0.5, "num_candidates": 9},
     "full": {},
     "full projected": {"project": 6},
     "hashed": {"num_rows": 50, "num_hashes": 2},
@@ -113,7 +115,7 @@ def train(settings: dict[str, Any], sharding: str, rank: int, world_size: int) -
             dist.all_reduce(one.grad)
             one.grad /= world_size
         optimizer.step()
-        module.rows.step()
+        module.step()
         mean = total.detach().clone()
         dist.all_reduce(mean)
         losses.append(float(mean) / world_size)
