@@ -117,8 +117,8 @@ class RankingTask(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Let staged tables take their next stage before the first batch of an epoch."""
-        # Not in on_train_epoch_start, which Lightning leaves out of the epoch after a checkpoint
-        # that was written at the last batch of one. Within an epoch that goes on it changes nothing.
+        # Not in on_train_epoch_start: Lightning leaves that out of the epoch after a checkpoint
+        # that was written at the last batch of one. Begun again, an epoch changes nothing.
         if self.started_epoch != self.current_epoch:
             self.started_epoch = self.current_epoch
             self.embeddings.start_epoch(self.current_epoch)

@@ -469,7 +469,7 @@ def num_ids(where: str, config: TableConfig, spaces: Sequence[IdSpace]) -> int:
             reason = "a share" if config.share is not None else f"kind {config.kind_name}"
             raise RecembError(
                 f"{where}: {reason} needs a vocabulary, got raw ids of {space.name!r}; set "
-                "raw=false on the column, or use kind hashed with num_rows or a budget"
+                "raw=false on the column, or use kind hashed or dynamic with num_rows or a budget"
             )
     total = sum(space.num_ids or 0 for space in spaces)
     if not total:

@@ -376,7 +376,7 @@ def test_ids_contend_for_a_slot_by_majority() -> None:
     table = ChangingIds(config, 2)
 
     def count(*reads: tuple[int, int, int]) -> tuple[int, int, float]:
-        table.count(Reads(*torch.tensor(reads).unbind(1)))
+        table.count_new(Reads(*torch.tensor(reads).T.contiguous()))
         return int(table.space_M), int(table.candidate_M), float(table.heat_M)
 
     # (id space, id, reads)
@@ -396,7 +396,7 @@ def test_no_id_is_admitted_too_early() -> None:
     for _ in range(50):
         drawn = torch.randint(0, 12, (40,), generator=generator) ** 2
         keys, counts = drawn.unique(return_counts=True)
-        table.count(Reads(torch.zeros_like(keys), keys, counts))
+        table.count_new(Reads(torch.zeros_like(keys), keys, counts))
         for key, number in zip(keys.tolist(), counts.tolist(), strict=True):
             total[key] = total.get(key, 0) + number
         for key, heat in zip(table.candidate_M.tolist(), table.heat_M.tolist(), strict=True):
