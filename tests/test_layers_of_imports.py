@@ -19,7 +19,7 @@ FILES = {_module_of(path): path for path in sorted((ROOT / "recemb").rglob("*.py
 KINDS = {
     "adaptive", "codes", "compositional", "deduplicated", "deep_hash", "dpq", "dynamic", "full",
     "hashed", "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "tensor_train", "unified",
-    "weighted_hash", "numbered", "registry",
+    "weighted_hash", "id_map", "numbered", "registry",
 }  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from recemb.errors import RecembError
 from recemb.hashing import rows_of_one, salt_of
 from recemb.jagged import Ids
 from recemb.rows.optimizers import Adam, RowsOptimizer
-from recemb.tables.dynamic import ChangingIds, Dynamic, Reads
+from recemb.tables.dynamic import Dynamic
+from recemb.tables.id_map import ChangingIds, Reads
 from recemb.tables.kind import IdSpace, TableConfig
 from recemb.tables.matryoshka import Matryoshka
 from tests.tables.contract import TableContract, as_tensor, bags, embeddings, feature, ids
@@ -372,8 +373,7 @@ def test_accumulated_batches_count_each_and_a_batch_read_again_once() -> None:
 
 
 def test_ids_contend_for_a_slot_by_majority() -> None:
-    config = Dynamic(dim=3, num_rows=4, admit_after=100, num_candidates=1)
-    table = ChangingIds(config, 2)
+    table = ChangingIds(3, 2, num_slots=1, admit_after=100, every=100, decay=1.0)
 
     def count(*reads: tuple[int, int, int]) -> tuple[int, int, float]:
         table.count_new(Reads(*torch.tensor(reads).T.contiguous()))
@@ -391,7 +391,7 @@ def test_ids_contend_for_a_slot_by_majority() -> None:
 def test_no_id_is_admitted_too_early() -> None:
     """However many ids contend for few slots, a slot never counts more than the reads of its id."""
     generator = torch.Generator().manual_seed(1)
-    table = ChangingIds(Dynamic(dim=3, num_rows=4, admit_after=1000, num_candidates=7), 1)
+    table = ChangingIds(3, 1, num_slots=7, admit_after=1000, every=100, decay=1.0)
     total: dict[int, int] = {}
     for _ in range(50):
         drawn = torch.randint(0, 12, (40,), generator=generator) ** 2
