@@ -141,5 +141,5 @@ def run(
             for name, table in case.physical.items():
                 some = torch.arange(step % 2, table.num_rows, 2)
                 # Binary fractions, which rows of every precision hold about as they are.
-                store.reset(name, some, (some.unsqueeze(1) % 5 - 2).expand(-1, 4) / 8)
+                store.reset(name, some, ((some.unsqueeze(1) + torch.arange(4)) % 5 - 2) / 8)
     return seen
