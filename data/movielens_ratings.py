@@ -83,6 +83,7 @@ class MovieLensRatings(Prepared):
         batch_size: Samples per training batch.
         eval_batch_size: Samples per batch of the other stages.
         seed: Of the order of the training rows; the split has a fixed one of its own.
+        raw: Whether ids come as they are, numbers and hashes of strings, with no vocabulary.
     """
 
     def __init__(
@@ -92,13 +93,15 @@ class MovieLensRatings(Prepared):
         batch_size: int = 1024,
         eval_batch_size: int = 8192,
         seed: int = 1,
+        raw: bool = False,
     ) -> None:
         self.source = Path(source) if source else data_root() / "ml-1m"
+        column = IdColumn(raw=True) if raw else IdColumn(unknown="error")
         super().__init__(
             folder=str(cache_root() / f"movielens1m-{FORMAT}"),
             label="label",
-            categorical={name: IdColumn(unknown="error") for name in FEATURES},
-            known_from=STAGES,
+            categorical=dict.fromkeys(FEATURES, column),
+            known_from=("train",) if raw else STAGES,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             seed=seed,

@@ -54,6 +54,7 @@ class RankingTask(LightningModule):
         optimizer.check("rows_optimizer")
         self.schema = schema
         self.learning_rate = learning_rate
+        self.started_epoch: int | None = None
         self.embeddings = Embeddings(
             tables,
             resolve_features(features, tables, schema, histories),
@@ -116,9 +117,19 @@ class RankingTask(LightningModule):
         """Return what regularisation adds to the loss of the batch just scored."""
         return 0.0
 
-    def on_train_epoch_start(self) -> None:
-        """Let staged tables take their next stage."""
-        self.embeddings.start_epoch(self.current_epoch)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Let staged tables take their next stage before the first batch of an epoch."""
+        # Not in on_train_epoch_start: Lightning leaves that out of the epoch after a checkpoint
+        # that was written at the last batch of one. Begun again, an epoch changes nothing.
+        if self.started_epoch != self.current_epoch:
+            self.started_epoch = self.current_epoch
+            self.embeddings.start_epoch(self.current_epoch)
+
+    def on_train_epoch_end(self) -> None:
+        """Log what the tables report."""
+        for table, report in self.embeddings.report().items():
+            for name, value in report.items():
+                self.log(f"{table}/{name}", float(value), sync_dist=processes.world_size() > 1)
 
     def optimizer_step(
         self,
@@ -127,9 +138,9 @@ class RankingTask(LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Step the dense optimizer, whose closure runs the backward pass, then the rows."""
+        """Step the dense optimizer, whose closure runs the backward pass, then the tables."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.embeddings.rows.step(optimizer_closure)
+        self.embeddings.step(optimizer_closure)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the state of the rows' optimizer, which the trainer does not know of.

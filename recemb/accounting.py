@@ -48,13 +48,14 @@ def training_bytes(
 
 
 def table_report(embeddings: Embeddings) -> dict[str, dict[str, object]]:
-    """Return kind, rows, dim and bytes of each table.
+    """Return kind, rows, dim and bytes of each table, and what its kind reports.
 
     ``num_rows`` is of training, ``bytes`` of the served form: rows with their scales, codebooks,
     maps, networks and projections.
     """
     served = embeddings.served()
     entry_bytes = served.rows.entry_bytes()
+    reported = embeddings.report()
     report: dict[str, dict[str, object]] = {}
     for name, config in embeddings.tables.items():
         parts = [embeddings.rows.physical[part] for part in embeddings.physical_of[name].values()]
@@ -64,5 +65,6 @@ def table_report(embeddings: Embeddings) -> dict[str, dict[str, object]]:
             "num_rows": sum(part.num_rows for part in parts),
             "dim": config.dim,
             "bytes": rows + sum(module_bytes(module) for module in served.dense_of(name)),
+            **reported[name],
         }
     return report

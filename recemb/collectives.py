@@ -69,6 +69,8 @@ def sum_over_processes(own: Tensor) -> Tensor:
 
 def rows_of_all(own_NK: Tensor) -> list[Tensor]:
     """Return the rows that each process has, by rank, as many as it has; all must call it."""
+    if processes.world_size() == 1:
+        return [own_NK]
     size = torch.tensor([own_NK.shape[0]], device=own_NK.device)
     sizes_of_all = [torch.empty_like(size) for _ in range(processes.world_size())]
     dist.all_gather(sizes_of_all, size)
@@ -89,7 +91,7 @@ def is_first_holder(keys_NK: Tensor) -> Tensor:
     Args:
         keys_NK: Rows of integers, distinct within this process.
     """
-    if processes.world_size() == 1:
+    if processes.world_size() == 1:  # all of them, without a search
         return torch.ones(keys_NK.shape[0], dtype=torch.bool, device=keys_NK.device)
     blocks = rows_of_all(keys_NK)
     place_T = torch.unique(torch.cat(blocks), dim=0, return_inverse=True)[1]

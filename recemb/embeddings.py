@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from recemb.errors import RecembError
 from recemb.feature_group import FeatureGroup, Member
 from recemb.features import Feature
-from recemb.jagged import Ids, Vectors
+from recemb.jagged import Ids, Vectors, sizes_of
 from recemb.physical import PhysicalTable
 from recemb.rows.store import RowsStore
-from recemb.tables.kind import IdSpace, TableConfig, TableContent, TableFeature
+from recemb.tables.kind import Handover, IdSpace, TableConfig, TableContent, TableFeature
 
 StoreFactory = Callable[[dict[str, PhysicalTable]], RowsStore]
 """Makes the rows store for the physical tables that the kinds ask for."""
@@ -41,7 +41,7 @@ class Embeddings(nn.Module):
 
     Attributes:
         tables: The configurations, solved: every budget has become a size.
-        rows: The rows store. After a backward pass, call ``rows.step()``.
+        rows: The rows store. After a backward pass, call :meth:`step`, which steps it.
         dims: Elements of each feature's vector.
         spaces: The id spaces that read each table.
         physical_of: Per table, its parts under the names that the rows store knows them by.
@@ -224,6 +224,34 @@ class Embeddings(nn.Module):
         """Let staged tables take their next stage before training epoch ``epoch``, from 0."""
         for table, config in self.tables.items():
             config.start_epoch(epoch, self.content(table))
+
+    def step(self, reevaluate: Callable[[], object] | None = None) -> None:
+        """End a training step: update the rows, then let rows go to other ids.
+
+        Where there are several processes, all call it together.
+
+        Args:
+            reevaluate: Runs forward and backward once more on the same batch
+                (:meth:`recemb.rows.store.RowsStore.step`).
+        """
+        kinds = [group.kind for group in self._groups()]
+        for kind in kinds:
+            kind.count_reads()
+        self.rows.step(reevaluate)
+        for kind in kinds:
+            for handover in kind.end_step():
+                self._hand_over(handover)
+
+    @torch.no_grad()
+    def _hand_over(self, handover: Handover) -> None:
+        physical = self.physical_of[handover.table][handover.part]
+        first_U = handover.first_U + self.rows.base_row(physical)
+        values_UD = self.rows.gather([physical], first_U, sizes_of([first_U]))
+        self.rows.reset(physical, handover.rows_U, values_UD)
+
+    def report(self) -> dict[str, dict[str, float]]:
+        """Return by table what its kind reports of it."""
+        return {name: config.report(self.learned_of(name)) for name, config in self.tables.items()}
 
     def loss(self) -> Tensor | float:
         """Return what the tables add to the loss of the last training batch."""

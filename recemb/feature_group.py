@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recemb.jagged import Ids, Jagged, Vectors, is_tracing, sizes_of, split_rows
 from recemb.pooling import Pooling, pool
 from recemb.rows.store import RowsStore
-from recemb.tables.kind import BlockIds, TableFeature, TableKind
+from recemb.tables.kind import BlockIds, TableFeature, TableKind, distinct
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class FeatureGroup(nn.Module):
         places: list[Tensor | None] = [None] * len(self.blocks)
         if self.kind.is_costly and not is_tracing():
             feature_N = torch.repeat_interleave(feature_F, sizes_F)
-            ids_N, feature_N, place_N = _distinct(ids_N, feature_N)
+            ids_N, feature_N, place_N = distinct(ids_N, feature_N)
             given_F, sizes_F = sizes_F, torch.bincount(feature_N, minlength=len(values))
             rows_PT = self.kind.encode(ids_N, feature_N)
             places = self._places(place_N, given_F, sizes_F)
@@ -129,18 +129,6 @@ class FeatureGroup(nn.Module):
         if first.projection is not None:
             vectors_ND = first.projection(vectors_ND)
         return vectors_ND
-
-
-def _distinct(ids_N: Tensor, feature_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each feature's distinct ids, feature by feature, whose they are, and each one's place.
-
-    Ids may be any 64-bit values, so they are numbered before they are joined with the feature.
-    """
-    number_N = torch.unique(ids_N, return_inverse=True)[1]
-    count = max(1, len(ids_N))
-    key_U, place_N = torch.unique(feature_N * count + number_N, return_inverse=True)
-    ids_U = ids_N.new_empty(len(key_U)).index_put((place_N,), ids_N)
-    return ids_U, torch.div(key_U, count, rounding_mode="floor"), place_N
 
 
 def _cut_by_feature(

@@ -124,7 +124,7 @@ def test_training_bytes_hold_rows_network_and_both_optimizers(module: Embeddings
     dense = torch.optim.Adam(model.last.parameters())
     model(ids([1, 2])).backward()
     dense.step()
-    module.rows.step()
+    module.step()
     # Two moments per element of a row, and the int64 step.
     rows_state = 2 * ROW_ELEMENTS * 4 + 8
     # Two moments per weight and an fp32 step for each of weight and bias.

@@ -166,13 +166,13 @@ def test_training_together_equals_training_each_table_alone(mixed: Embeddings) -
 
     before = {name: rows.clone() for name, rows in mixed.rows.tables().items()}
     loss(mixed(BATCH)).backward()
-    mixed.rows.step()
+    mixed.step()
     for table, config in TABLES.items():
         own = [one for one in FEATURES if one.config.table == table]
         alone = embeddings({table: config}, own, seed=9)
         alone.rows.load_tables({table: before[table]})
         loss(alone({one.name: BATCH[one.name] for one in own})).backward()
-        alone.rows.step()
+        alone.step()
         assert not torch.equal(mixed.rows.tables()[table], before[table])
         # The order in which a row's gradients are added may differ.
         torch.testing.assert_close(
@@ -253,7 +253,7 @@ def test_served_converts_what_changes_and_carries_the_rest() -> None:
     # A module of its own: training on does not change what is served.
     module.train()
     sum(as_tensor(one).sum() for one in module(keys).values()).backward()  # type: ignore[union-attr]
-    module.rows.step()
+    module.step()
     for name, vectors in served(keys).items():
         assert torch.equal(as_tensor(vectors), as_tensor(got[name])), name
 
@@ -410,7 +410,7 @@ module = recemb.embeddings.Embeddings(
 )
 module.rows.load_tables({"ads": torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])})
 module({"item": torch.tensor([2])})["item"].sum().backward()
-module.rows.step()
+module.step()
 print(module({"item": torch.tensor([2, 1])})["item"].tolist())
 """
 

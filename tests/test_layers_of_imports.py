@@ -17,9 +17,9 @@ def _module_of(path: Path) -> str:
 
 FILES = {_module_of(path): path for path in sorted((ROOT / "recemb").rglob("*.py"))}
 KINDS = {
-    "adaptive", "codes", "compositional", "deduplicated", "deep_hash", "dpq", "full", "hashed",
-    "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "tensor_train", "unified", "weighted_hash",
-    "numbered", "registry",
+    "adaptive", "codes", "compositional", "deduplicated", "deep_hash", "dpq", "dynamic", "full",
+    "hashed", "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "tensor_train", "unified",
+    "weighted_hash", "id_map", "numbered", "registry",
 }  # fmt: skip
 
 

@@ -52,7 +52,9 @@ def summary(results: Mapping[str, Any]) -> str:
 
 def _table(one: Mapping[str, Any]) -> str:
     rows = f"{one['num_rows']:,} rows x {one['dim']}"
-    return f"{one['kind']}, {rows}, {human_bytes(one['bytes'])}"
+    known = f", {one['known']:,} ids known" if "known" in one else ""
+    hits = f" by {one['hits']:.1%} of reads" if "hits" in one else ""
+    return f"{one['kind']}, {rows}, {human_bytes(one['bytes'])}{known}{hits}"
 
 
 def run(arguments: list[str]) -> None:

@@ -62,6 +62,10 @@ class Flat(nn.Module, ABC):
         """Store all values of one table, rounded to the nearest."""
 
     @abstractmethod
+    def reset(self, rows_U: Tensor, values_UD: Tensor) -> None:
+        """Store fp32 values of distinct rows that begin anew, rounded to the nearest."""
+
+    @abstractmethod
     def entries(self, table: str) -> dict[str, Tensor]:
         """Return views of what is stored of a table; the main tensor has the key ``""``."""
 
@@ -91,6 +95,10 @@ class Float32Flat(Flat):
     def write(self, rows_U: Tensor, values_UD: Tensor) -> None:
         """Store rows."""
         self.weight_RD.index_copy_(0, rows_U, values_UD)
+
+    def reset(self, rows_U: Tensor, values_UD: Tensor) -> None:
+        """Store rows."""
+        self.write(rows_U, values_UD)
 
     def assign(self, table: str, values_RD: Tensor) -> None:
         """Store a table."""
@@ -133,6 +141,10 @@ class Float16Flat(Flat):
             kept_UD = torch.where(values_UD.abs() < 2.0**-14, whole_UD * 2.0**-24, kept_UD)
         self.weight_RD.index_copy_(0, rows_U, kept_UD.to(self.dtype))
 
+    def reset(self, rows_U: Tensor, values_UD: Tensor) -> None:
+        """Store rows."""
+        self.weight_RD.index_copy_(0, rows_U, values_UD.to(self.dtype))
+
     def assign(self, table: str, values_RD: Tensor) -> None:
         """Store a table."""
         self.weight_RD[self.places[table]] = values_RD.to(self.dtype)
@@ -159,6 +171,10 @@ class CodesFlat(Flat):
     def write(self, rows_U: Tensor, values_UD: Tensor) -> None:
         """Refuse: codes are assigned, not trained."""
         raise TypeError("codes are not trained")
+
+    def reset(self, rows_U: Tensor, values_UD: Tensor) -> None:
+        """Store rows of bytes."""
+        self.weight_RD.index_copy_(0, rows_U, values_UD.to(torch.uint8))
 
     def assign(self, table: str, values_RD: Tensor) -> None:
         """Store a table of bytes."""
@@ -216,6 +232,10 @@ class IntegerFlat(Flat):
     def write(self, rows_U: Tensor, values_UD: Tensor) -> None:
         """Store rows, rounded stochastically."""
         self._write(rows_U, values_UD, stochastic=True)
+
+    def reset(self, rows_U: Tensor, values_UD: Tensor) -> None:
+        """Store rows; those that share a step make it grow where they need it."""
+        self._write(rows_U, values_UD, stochastic=False)
 
     def assign(self, table: str, values_RD: Tensor) -> None:
         """Store a table, rounded to the nearest."""
@@ -353,9 +373,17 @@ class LearnedStepFlat(IntegerFlat):
         self._store(rows_U, self._round(values_UD / self.step_R1[rows_U], stochastic))
 
     def _fit(self, table: str, values_RD: Tensor) -> None:
-        """Start from the published step, or a larger one where values would be cut off."""
-        needed_R1 = values_RD.abs().amax(1, keepdim=True) / self.limit
-        self.step_R1[self.places[table]] = needed_R1.clamp(min=FIRST_STEP)
+        self.step_R1[self.places[table]] = self._first_step(values_RD)
+
+    def _first_step(self, values_UD: Tensor) -> Tensor:
+        """Return the published step, or a larger one where values would be cut off."""
+        needed_U1: Tensor = values_UD.abs().amax(1, keepdim=True) / self.limit
+        return needed_U1.clamp(min=FIRST_STEP)
+
+    def reset(self, rows_U: Tensor, values_UD: Tensor) -> None:
+        """Store rows, whose steps begin anew too."""
+        self.step_R1.index_copy_(0, rows_U, self._first_step(values_UD))
+        super().reset(rows_U, values_UD)
 
     def write_nearest(self, rows_U: Tensor, values_UD: Tensor) -> None:
         """Store rows, rounded to the nearest: what the steps' gradient is taken at."""

@@ -222,6 +222,15 @@ class LocalRowsStore(RowsStore):
         for block in self._blocks.values():
             block.pending.clear()
 
+    @torch.no_grad()
+    def reset(self, table: str, rows_U: Tensor, values_UD: Tensor) -> None:
+        """Store vectors, rounded to the nearest, and clear the rows' optimizer state."""
+        block = self._blocks[self._block_of[table]]
+        place_U = rows_U + self.base_row(table)
+        block.flat.reset(place_U, values_UD)
+        for values in block.state.values():
+            values.index_fill_(0, place_U, 0)
+
     def values(self, table: str) -> Tensor:
         """Return a table as fp32; where it is stored so, the tensor itself."""
         return self._flat(table).values(table)

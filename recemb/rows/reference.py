@@ -74,6 +74,15 @@ class ReferenceRowsStore(RowsStore):
             weight.grad = None
             touched.clear()
 
+    @torch.no_grad()
+    def reset(self, table: str, rows_U: Tensor, values_UD: Tensor) -> None:
+        """Overwrite rows one by one."""
+        number = self.index[table]
+        for row, value_D in zip(rows_U.tolist(), values_UD, strict=True):
+            self.weights[number][row] = value_D
+            for values in self.state[number].values():
+                values[row] = 0
+
     def values(self, table: str) -> Tensor:
         """Return the tensor itself."""
         weight: Tensor = self.weights[self.index[table]]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from recemb.rows.local import Gradients, Learning, LocalRowsStore, _Block, sum_duplicates
 
@@ -28,6 +29,11 @@ class ReplicatedRowsStore(LocalRowsStore):
         """Move learned steps, rounded at random alike in all processes."""
         with self._same_draws():
             super().learn_steps(learning)
+
+    def reset(self, table: str, rows_U: Tensor, values_UD: Tensor) -> None:
+        """Let rows begin anew; what a step outgrows is rounded at random alike everywhere."""
+        with self._same_draws():
+            super().reset(table, rows_U, values_UD)
 
     @contextmanager
     def _same_draws(self) -> Iterator[None]:

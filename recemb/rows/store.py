@@ -82,6 +82,17 @@ class RowsStore(nn.Module, ABC):
         """Forget the gradients that backward passes have left since the last step."""
 
     @abstractmethod
+    def reset(self, table: str, rows_U: Tensor, values_UD: Tensor) -> None:
+        """Let rows begin anew, between steps: with given vectors and no optimizer state.
+
+        Args:
+            table: The physical table.
+            rows_U: Rows of it, from 0, without :meth:`base_row`; each of them once.
+            values_UD: Their vectors, rounded to the nearest. Where several processes hold the
+                rows, all give the same.
+        """
+
+    @abstractmethod
     def values(self, table: str) -> Tensor:
         """Return one physical table as fp32 (codes: uint8): (num_rows, dim)."""
 

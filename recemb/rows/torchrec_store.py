@@ -227,6 +227,18 @@ class TorchRecRowsStore(RowsStore):
         for store in self._stores():
             store.discard()
 
+    @torch.no_grad()
+    def reset(self, table: str, rows_U: Tensor, values_UD: Tensor) -> None:
+        """Let rows begin anew; every process takes those that it holds, and its columns of them."""
+        if table not in self.pieces:
+            self.replicated.reset(table, rows_U, values_UD)
+        for one in self._held_of(table):
+            piece = one.piece
+            own_U = rows_U - piece.first_row
+            is_here_U = (own_U >= 0) & (own_U < piece.num_rows)
+            columns = slice(piece.first_column, piece.first_column + piece.num_columns)
+            one.store.reset(one.name, own_U[is_here_U], values_UD[is_here_U, columns])
+
     def values(self, table: str) -> Tensor:
         """Return a whole table as fp32 (codes: uint8), a copy where it is sharded."""
         if table not in self.pieces:

@@ -186,6 +186,8 @@ class TableConfig(ABC):
     def start_epoch(self, epoch: int, content: TableContent) -> None:
         """Change the learned module at the start of a training epoch, counted from 0.
 
+        A run that goes on within an epoch begins it once more: what has been done stays done.
+
         Only staged kinds do; the rows are not theirs to change.
         """
         return
@@ -193,6 +195,10 @@ class TableConfig(ABC):
     def is_final(self, learned: nn.Module | None) -> bool:
         """Return whether training has reached the form that is served (before: staged kinds)."""
         return True
+
+    def report(self, learned: nn.Module | None) -> dict[str, float]:
+        """Return what a run reports of a table beside its size: counts and shares, by name."""
+        return {}
 
     # What a vector is
 
@@ -339,6 +345,23 @@ class BlockIds:
     feature_N: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """Rows that go to other ids: their vectors and optimizer state begin anew.
+
+    Attributes:
+        table: Whose rows they are.
+        part: Which of its parts.
+        rows_U: The rows, numbered from 0 in their part; each of them once.
+        first_U: For each the row of the same part whose vector it begins with.
+    """
+
+    table: str
+    part: str
+    rows_U: Tensor
+    first_U: Tensor
+
+
 class TableKind(nn.Module, ABC):
     """Encode and compose for all features of one kind whose parts have the same form."""
 
@@ -380,6 +403,34 @@ class TableKind(nn.Module, ABC):
     def set_form(self, number: int | None) -> None:
         """Take a form, from 0 (a kind with fewer takes its last); None: the one that is served."""
 
+    # What a training step ends with
+
+    def count_reads(self) -> None:
+        """Count the ids that were encoded in training since the last step.
+
+        Called before the rows' step, which may have the batch read once more. All processes call
+        it together, and what they have read counts as if one of them had.
+        """
+
+    def end_step(self) -> Sequence[Handover]:
+        """Return the rows that go to other ids, after the rows' step; encode knows of it already.
+
+        What was read since :meth:`count_reads` was a batch read again, and does not count.
+        """
+        return ()
+
+
+def distinct(ids_N: Tensor, feature_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each feature's distinct ids, feature by feature, whose they are, and each one's place.
+
+    Ids may be any 64-bit values, so they are numbered before they are joined with the feature.
+    """
+    number_N = torch.unique(ids_N, return_inverse=True)[1]
+    count = max(1, len(ids_N))
+    key_U, place_N = torch.unique(feature_N * count + number_N, return_inverse=True)
+    ids_U = ids_N.new_empty(len(key_U)).index_put((place_N,), ids_N)
+    return ids_U, torch.div(key_U, count, rounding_mode="floor"), place_N
+
 
 def spread(values_F: Tensor, feature_N: Tensor) -> Tensor:
     """Return the value of each id's feature: the loop over features that encode does not do."""
@@ -418,7 +469,7 @@ def num_ids(where: str, config: TableConfig, spaces: Sequence[IdSpace]) -> int:
             reason = "a share" if config.share is not None else f"kind {config.kind_name}"
             raise RecembError(
                 f"{where}: {reason} needs a vocabulary, got raw ids of {space.name!r}; set "
-                "raw=false on the column, or use kind hashed with num_rows or a budget"
+                "raw=false on the column, or use kind hashed or dynamic with num_rows or a budget"
             )
     total = sum(space.num_ids or 0 for space in spaces)
     if not total:

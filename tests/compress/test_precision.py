@@ -59,6 +59,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "deduplicated": {},
     "deep_hash": {"width": 4, "num_hashes": 8},
     "dpq": {"num_parts": 4, "num_keys": 8},
+    "dynamic": {"num_rows": 40},
     "full": {},
     "hashed": {"num_rows": 40, "num_hashes": 2},
     "matryoshka": {},

@@ -11,6 +11,7 @@ import pytest
 from data.files import data_root
 from data.movielens_ratings import FORMAT, MovieLensRatings, label_and_split, prepare
 from recemb.errors import RecembError
+from recemb.hashing import hash_string
 
 STAGES = ("train", "validation", "test")
 
@@ -110,6 +111,20 @@ def test_all_ids_are_known_by_training_counts_and_nothing_else_is(tiny: Path) ->
         (batch,) = loader
         assert (batch.ids["movie"].values() >= 64).all()
         assert (batch.ids["movie"].values() < 80).all()
+
+
+def test_raw_ids_are_those_of_the_file_and_need_no_vocabulary(tiny: Path) -> None:
+    data = MovieLensRatings(source=str(tiny), batch_size=64, raw=True)
+    data.setup("fit")
+    assert data.schema.vocabularies == {}
+    (batch,) = data.train_dataloader()
+    movies = batch.ids["movie"].values().tolist()
+    # Movies are numbered as the ratings are, from 100; of 100 ratings 20 have 3 stars.
+    assert len(set(movies)) == 64
+    assert {movie for movie in movies if (movie - 100) % 5 == 2} == set()
+    assert 100 <= min(movies) < max(movies) < 200
+    zips = set(batch.ids["zip"].values().tolist())
+    assert zips <= {hash_string(f"z{user}") for user in range(1, 11)}
 
 
 def test_the_seed_of_a_run_shuffles_training_and_leaves_the_split_alone(tiny: Path) -> None:

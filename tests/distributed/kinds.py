@@ -35,6 +35,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "deep_hash": {"width": 6, "num_hashes": 12},
     "dpq": {"num_parts": 4, "num_keys": 16},
     "dpq sx": {"num_parts": 4, "num_keys": 16, "response": "sx"},
+    "dynamic": {"num_rows": 30, "every": 3},
+    "dynamic contended": {"num_rows": 20, "every": 2, "decay": 0.5, "num_candidates": 9},
     "full": {},
     "full projected": {"project": 6},
     "hashed": {"num_rows": 50, "num_hashes": 2},
@@ -123,7 +125,7 @@ def train(settings: dict[str, Any], sharding: str, rank: int, world_size: int) -
             dist.all_reduce(one.grad)
             one.grad /= world_size
         optimizer.step()
-        module.rows.step()
+        module.step()
         mean = total.detach().clone()
         dist.all_reduce(mean)
         losses.append(float(mean) / world_size)

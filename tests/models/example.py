@@ -207,7 +207,7 @@ def fit_parity(model: FeatureTask, steps: int = 150) -> float:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        model.embeddings.rows.step()
+        model.embeddings.step()
     return loss.item()
 
 

@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "deep_hash": {"width": 12, "num_hashes": 16},
     "dpq": {"num_parts": 4, "num_keys": 16},
     "dpq sx": {"num_parts": 4, "num_keys": 16, "response": "sx"},
+    "dynamic": {"num_rows": 40, "every": 5},
     "full": {},
     "full int8": {"precision": "int8", "step": "row"},
     "full alpt": {"precision": "int8", "step": "learned"},

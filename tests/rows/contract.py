@@ -190,6 +190,13 @@ class Oracle:
         v_hat = v / (1 - rule.beta2**self.num_steps)
         w -= rule.learning_rate * m_hat / (np.sqrt(v_hat) + rule.eps)
 
+    def reset(self, name: str, row: int, value: float) -> None:
+        """Let a row begin anew."""
+        self.tables[name][row] = value
+        self.first[name][row] = self.second[name][row] = 0
+        if isinstance(self.optimizer, Adagrad):
+            self.dense[name].state[self.tables[name]]["sum"][row] = 0
+
     def check(self, store: RowsStore) -> None:
         """Assert that the rows of a store are those of the oracle."""
         # Rows stay below 4 and change by about 0.1 a step; each of six steps rounds a few
@@ -379,6 +386,43 @@ class RowsStoreContract:
         train(store, [second])
         oracle.step(second)
         oracle.check(store)
+
+    # Beginning anew
+
+    def test_reset_rows_have_their_vectors_and_no_state(
+        self, make_store: MakeStore, optimizer: RowsOptimizer
+    ) -> None:
+        store = make_store(drawn(), optimizer)
+        train(store, random_steps(seed=1, num_steps=2))
+        rows, state = copies(store.tables()), copies(store.optimizer_state())
+        values = torch.tensor([[1.0, 2, 3, 4], [-0.5, 0, 0.25, 8]])
+        store.reset("b", torch.tensor([4, 0]), values)
+        rows["b"][4], rows["b"][0] = values
+        assert_same(store.tables(), rows)
+        for name, one in state.items():
+            if name.startswith("b/"):
+                assert one[[4, 0]].any()
+                one[[4, 0]] = 0
+        assert_same(store.optimizer_state(), state)
+        assert gather(store, [("b", [0, 4])]).tolist() == values[[1, 0]].tolist()
+
+    def test_reset_rows_train_as_new_ones(
+        self, make_store: MakeStore, optimizer: RowsOptimizer
+    ) -> None:
+        store, oracle = make_store(drawn(), optimizer), Oracle(drawn(), optimizer)
+        first, second = random_steps(seed=5, num_steps=2)
+        train(store, [first])
+        oracle.step(first)
+        store.reset("a", torch.tensor([1]), torch.full((1, 4), 0.5))
+        oracle.reset("a", 1, 0.5)
+        train(store, [second])
+        oracle.step(second)
+        oracle.check(store)
+
+    def test_resetting_no_row_changes_nothing(self, store: RowsStore) -> None:
+        before = copies(store.tables())
+        store.reset("a", torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2))
+        assert_same(store.tables(), before)
 
     # Saving and loading
 

@@ -17,6 +17,8 @@ from recemb.rows.store import RowsStore
 NUM_STEPS = 6
 SAMPLES = 12
 """Of a global batch: 1, 2 and 4 divide it."""
+RESET_AFTER = 4
+"""The step of a world after which some rows of each table begin anew."""
 BLOCKS = ("long", "short", "long", "odd", "small")
 """What is asked for together: one table twice, in an order that is not that of the tables."""
 
@@ -135,4 +137,9 @@ def run(
 
         seen.append(forward())
         store.step(forward)
+        if step % NUM_STEPS == RESET_AFTER:
+            for name, table in case.physical.items():
+                some = torch.arange(step % 2, table.num_rows, 2)
+                # Binary fractions, which rows of every precision hold about as they are.
+                store.reset(name, some, ((some.unsqueeze(1) + torch.arange(4)) % 5 - 2) / 8)
     return seen

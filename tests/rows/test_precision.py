@@ -256,3 +256,29 @@ def test_the_reference_store_keeps_full_precision_only(precision: Precision, ste
     message = f"^table 'a': the reference store keeps fp32, got {precision}; use the local store$"
     with pytest.raises(RecembError, match=message):
         ReferenceRowsStore(physical, SGD())
+
+
+@all_forms
+def test_rows_that_begin_anew_hold_their_values(precision: Precision, step: Step) -> None:
+    store = store_of({"a": drawn(6, 5, 0.06), "b": drawn(4, 5, 0.03, seed=2)}, precision, step)
+    before = held(store, "b")
+    values = drawn(2, 5, 0.05, seed=3)
+    store.reset("a", torch.tensor([5, 2]), values)
+    # Rounded to the nearest; a scale and a bias of fp16 are themselves rounded.
+    allowed = 0.51 * unit(store)[[5, 2]] + (2e-5 if step == "row" else 1e-7)
+    assert ((held(store)[[5, 2]] - values).abs() <= allowed).all()
+    assert torch.equal(held(store, "b"), before)
+
+
+@integer_forms
+def test_a_row_may_begin_anew_beyond_the_limits(precision: Precision, step: Step) -> None:
+    store = store_of({"a": drawn(6, 5, 0.06), "b": drawn(4, 5, 0.03, seed=2)}, precision, step)
+    rows, others = held(store), held(store, "b")
+    values = drawn(1, 5, 1.0, seed=3)
+    store.reset("a", torch.tensor([3]), values)
+    allowed = 0.51 * unit(store)[3] + (1e-3 if step == "row" else 1e-7)
+    assert ((held(store)[3] - values[0]).abs() <= allowed).all()
+    # The others keep what they held, as far as the unit allows where all share it.
+    keep = [0, 1, 2, 4, 5]
+    assert ((held(store)[keep] - rows[keep]).abs() <= unit(store)[keep] * (step == "table")).all()
+    assert torch.equal(held(store, "b"), others)

@@ -66,12 +66,16 @@ class BytesContract(Case):
 
     # What is stored
 
+    reported: Mapping[str, float] = {}
+    """What the kind reports of a prepared table beside its size."""
+
     def test_report_counts_what_is_served(self, module: Embeddings) -> None:
         assert table_report(module)["ads"] == {
             "kind": self.settings["kind"],
             "num_rows": self.num_rows,
             "dim": self.settings["dim"],
             "bytes": self.bytes_of(module),
+            **self.reported,
         }
 
     def test_bytes_are_those_of_the_file(self, module: Embeddings, tmp_path: Path) -> None:

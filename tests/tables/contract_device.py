@@ -39,7 +39,7 @@ class DeviceContract(Case):
             total = as_tensor(got["one"]) + as_tensor(got["mean"]) - as_tensor(got["who"])
             weights = torch.randn(total.shape, generator=torch.Generator().manual_seed(2))
             ((total * weights.to(total.device)).sum() + one.loss()).backward()
-            one.rows.step()
+            one.step()
         wanted, got = stored(module), stored(cast(Embeddings, copy.deepcopy(moved).cpu()))
         for part, rows in wanted.rows.items():
             physical = module.physical_of["ads"][part]

@@ -56,7 +56,7 @@ class TrainingContract(Case):
         held = stored(module).leaves()
         self.expected_loss(held).backward()
         self.loss_of(module).backward()
-        module.rows.step()
+        module.step()
         after = stored(module)
         for part, rows in held.rows.items():
             if not rows.is_floating_point():
@@ -83,7 +83,7 @@ class TrainingContract(Case):
         weights = torch.randn(70, self.width, generator=torch.Generator().manual_seed(3))
         vectors = torch.cat([as_tensor(got["who"]), as_tensor(got["one"])])
         ((vectors * weights).sum() + module.loss()).backward()
-        module.rows.step()
+        module.step()
         after = stored(module)
         for part, rows in before.rows.items():
             physical = module.rows.physical[module.physical_of["ads"][part]]
@@ -100,7 +100,7 @@ class TrainingContract(Case):
         # Towards 0, so that no integer step has to grow. Id 8 is read but gets no gradient.
         vectors = as_tensor(module.train()(self.asked(keys, [[8]]))["one"])
         vectors.square().sum().backward()
-        module.rows.step()
+        module.step()
         after = stored(module)
         for part, rows in before.rows.items():
             physical = module.rows.physical[module.physical_of["ads"][part]]
@@ -146,5 +146,5 @@ def train(module: Embeddings, batch: dict[str, Ids], targets: Tensor, steps: int
         losses.append(run())
         if optimizer:
             optimizer.step()
-        module.rows.step(run)
+        module.step(run)
     return losses

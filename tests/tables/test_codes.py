@@ -130,6 +130,6 @@ def test_codes_are_not_trained() -> None:
     module = embeddings({"ads": config}, [feature("one", "ads")])
     before = module.rows.tables()["ads"].clone()
     as_tensor(module({"one": ids([0, 1])})["one"]).sum().backward()
-    module.rows.step()
+    module.step()
     assert torch.equal(module.rows.tables()["ads"], before)
     assert module.rows.optimizer_state().keys() == {"step"}

@@ -164,7 +164,7 @@ def test_aliased_ids_train_one_row() -> None:
     module.rows.assign("ads", rows)
     module.start_epoch(1)
     as_tensor(module({"one": ids([7, 31, 8])})["one"]).sum().backward()
-    module.rows.step()
+    module.step()
     wanted = rows.clone()
     wanted[7] -= 2
     wanted[8] -= 1

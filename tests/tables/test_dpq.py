@@ -168,7 +168,7 @@ def test_loss_draws_keys_and_queries_together() -> None:
     torch.testing.assert_close(loss, 1.25 * difference.square().mean())
     assert isinstance(loss, Tensor)
     loss.backward()
-    module.rows.step()
+    module.step()
     wanted = torch.zeros_like(codebook)
     for row, p, code in chosen:
         wanted[p, code] += 2 * difference[row, 2 * p : 2 * p + 2] / 18
@@ -210,7 +210,7 @@ def test_every_row_is_encoded_anew_for_serving(response: str) -> None:
     for _ in range(20):
         got = module({"one": ids([0, 1, 2]), "who": ids([0])})
         (as_tensor(got["one"]).sum() + module.loss()).backward()
-        module.rows.step()
+        module.step()
     learned = module.learned["table_ads"]
     with torch.no_grad():
         learned.keys_PKd.copy_(learned.keys_PKd.roll(1, 1) + 0.01)

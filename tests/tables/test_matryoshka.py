@@ -143,7 +143,7 @@ def test_gradients_of_all_widths_add_up() -> None:
     for _ in module.training_forms():
         total = total + as_tensor(module({"one": ids([3])})["one"]).sum()
     total.backward()
-    module.rows.step()
+    module.step()
     # The first element is seen at three widths, the next two at two, the rest at one.
     moved = (before - stored(module).rows["rows"])[3]
     torch.testing.assert_close(moved, torch.tensor([3.0, 2, 2, 1, 1, 1]))

@@ -129,7 +129,7 @@ def test_a_step_reaches_the_rows_of_every_lookup(mixed: Embeddings) -> None:
     batch = {"a": ids([]), "b": ids([4]), "c": ids([5]), "d": bags([]), "e": bags([])}
     got = mixed(batch)
     (as_tensor(got["b"]).sum() + as_tensor(got["c"]).sum()).backward()
-    mixed.rows.step()
+    mixed.step()
     # Each read of a row takes 1 from each of its elements.
     reads = torch.zeros(29, 1)
     for name, key in (("b", 4), ("c", 5)):
