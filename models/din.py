@@ -22,7 +22,7 @@ from torch import Tensor
 from models.attention import Form, TargetAttention
 from models.feature_task import FeatureTask
 from models.layers import MLP, Activation
-from models.regularization import batch_aware_decay
+from models.regularization import Met, batch_aware_decay
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Ids, Jagged, is_tracing, to_padded
@@ -102,7 +102,7 @@ class DIN(FeatureTask):
             self.network.activation,
             self.network.dropout,
         )
-        self._met: list[tuple[str, Tensor, Tensor]] = []
+        self._met: list[Met] = []
 
     def _item_dim(self, name: str) -> int:
         """Return the width of a column's id vector together with those of its attributes."""
@@ -119,7 +119,7 @@ class DIN(FeatureTask):
         vectors = cast(dict[str, Tensor], self.embeddings(asked))
         if self.training and self.network.decay:
             self._met = [
-                (self.schema.id_space(name), own, vectors[name])
+                Met(own, vectors[name], self._counts_of(name).to(own.device))
                 for name, own in asked.items()
                 if isinstance(own, Tensor)
             ]
@@ -174,11 +174,10 @@ class DIN(FeatureTask):
     def penalty(self) -> Tensor | float:
         """Return mini-batch aware regularisation of the ids that the last batch met."""
         met, self._met = self._met, []
-        counts = {space: self.schema.vocabularies[space].counts_V for space, _, _ in met}
-        return self.network.decay * sum(
-            batch_aware_decay(own, vectors, counts[space].to(own.device))
-            for space, own, vectors in met
-        )
+        return self.network.decay * batch_aware_decay(met) if met else 0.0
+
+    def _counts_of(self, name: str) -> Tensor:
+        return self.schema.vocabularies[self.schema.id_space(name)].counts_V
 
 
 def check_history(
