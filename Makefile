@@ -14,7 +14,7 @@ run: .venv/installed
 	@echo; $(BIN)/python -m recemb show $(RUN)
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --durations 15
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

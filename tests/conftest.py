@@ -5,6 +5,10 @@ import warnings
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests that run beside each other share the cores; before torch counts them.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 with warnings.catch_warnings():
     # fbgemm warns of every optional kernel that its CPU build lacks; only once, at import.
     warnings.simplefilter("ignore")

@@ -49,3 +49,11 @@ def drawn(
             yield from_here, rows_CD[from_here - start : end - start]
     finally:
         torch.set_rng_state(before)
+
+
+def drawn_whole(name: str, table: PhysicalTable, seed: int) -> Tensor:
+    """Return all rows of a table, which may have none: (R, D)."""
+    rows_RD = torch.empty(table.num_rows, table.dim)
+    for first, rows_CD in drawn(name, table, seed, 0, table.num_rows):
+        rows_RD[first : first + len(rows_CD)] = rows_CD
+    return rows_RD

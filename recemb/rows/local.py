@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from recemb.physical import PhysicalTable
-from recemb.rows.draw import drawn, new_seed
+from recemb.rows.draw import drawn_whole, new_seed
 from recemb.rows.flat import Flat, LearnedStepFlat, make_flat
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.rows.store import STATE, TABLE, RowsStore, check_entries
@@ -103,6 +103,8 @@ class LocalRowsStore(RowsStore):
         self.physical = dict(physical)
         self.optimizer = optimizer
         self.num_steps = 0
+        # By width and precision, where this store sees but a part of a step's reads.
+        self.reads_of: Mapping[tuple[int, str], int] = {}
         # What makes gathered rows require gradients; it holds nothing and never gets one.
         self.anchor = nn.Parameter(torch.empty(0))
         forms = {table.form: "_".join(map(str, table.form)) for table in self.physical.values()}
@@ -118,8 +120,7 @@ class LocalRowsStore(RowsStore):
             self._blocks[key] = _Block(flat, state)
         seed = new_seed() if seed is None else seed
         for name, table in self.physical.items():
-            chunks = [rows for _, rows in drawn(name, table, seed, 0, table.num_rows)]
-            self._flat(name).assign(name, torch.cat(chunks) if len(chunks) > 1 else chunks[0])
+            self._flat(name).assign(name, drawn_whole(name, table, seed))
 
     def _apply(self, fn: Any, recurse: bool = True) -> "LocalRowsStore":
         """Move optimizer state along with the rows; it is no buffer, for it is not served."""
@@ -212,6 +213,7 @@ class LocalRowsStore(RowsStore):
     def _move_steps(
         self, flat: LearnedStepFlat, rows_U: Tensor, new_UD: Tensor, grads_UD: Tensor, reads: int
     ) -> None:
+        reads = self.reads_of.get((flat.dim, flat.precision), reads)
         gradient_U1 = flat.step_gradient(rows_U, new_UD, grads_UD)
         rate = self.optimizer.step_learning_rate / math.sqrt(max(1, reads) * flat.dim * flat.limit)
         flat.move_steps(rows_U, -rate * gradient_U1)

@@ -21,7 +21,7 @@ from torchrec.distributed.types import ShardingEnv
 
 from recemb.errors import RecembError
 from recemb.physical import INTEGERS, PhysicalTable, zeros
-from recemb.rows.draw import drawn, new_seed
+from recemb.rows.draw import drawn, drawn_whole, new_seed
 from recemb.rows.local import LocalRowsStore
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.rows.placement import Piece, part_of
@@ -99,13 +99,18 @@ class TorchRecRowsStore(RowsStore):
         # Past nn.Module's registration, here and below: state, mode and device of the stores inside
         # are this store's business, and their parameters nobody's.
         self.__dict__["replicated"] = ReplicatedRowsStore(empty, optimizer, seed=0).to(self.device)
+        # Reads since the last step of the forms that learn their steps, by width and precision.
+        self._reads = {
+            (table.dim, str(table.precision)): 0
+            for table in self.physical.values()
+            if table.precision in INTEGERS and table.step == "learned"
+        }
         self._sharded: dict[str, ShardedTables] = {}
         self._make_sharded()
         self._held = list(self._find_held())
         seed = new_seed()
         for name, table in small.items():
-            chunks = [rows for _, rows in drawn(name, table, seed, 0, table.num_rows)]
-            self.replicated.assign(name, torch.cat(chunks).to(self.device))
+            self.replicated.assign(name, drawn_whole(name, table, seed).to(self.device))
         for one in self._held:
             self._draw(one, seed)
 
@@ -176,6 +181,9 @@ class TorchRecRowsStore(RowsStore):
     def gather(self, tables: Sequence[str], rows_T: Tensor, sizes_F: Tensor) -> Tensor:
         """Exchange row numbers and vectors with the owners."""
         self._follow_mode()
+        form = self.physical[tables[0]].form
+        if form[2] == "learned" and self.training and torch.is_grad_enabled():
+            self._reads[form[:2]] += len(rows_T)
         is_here = [table not in self.pieces for table in tables]
         if all(is_here):
             return self.replicated.gather(tables, rows_T, sizes_F)
@@ -211,19 +219,29 @@ class TorchRecRowsStore(RowsStore):
         """Update each distinct touched row once, wherever it lies."""
         stores = self._stores()
         # Decided by the tables and not by what this process touched: all must run it, or none.
-        learns = any(
-            table.precision in INTEGERS and table.step == "learned"
-            for table in self.physical.values()
-        )
-        again = reevaluate if learns else None
+        again = reevaluate if self._reads else None
+        self._share_reads()
         learning = [store.update(is_reevaluated=again is not None) for store in stores]
         if again is not None:
             again()
+            self._share_reads()
             for store, own in zip(stores, learning, strict=True):
                 store.learn_steps(own)
 
+    def _share_reads(self) -> None:
+        """Tell every store inside how much all processes have read: learned steps divide by it."""
+        if not self._reads:
+            return
+        counts = torch.tensor(list(self._reads.values()), device=self.device)
+        dist.all_reduce(counts)
+        reads_of = dict(zip(self._reads, counts.tolist(), strict=True))
+        for store in self._stores():
+            store.reads_of = reads_of
+        self._reads = dict.fromkeys(self._reads, 0)
+
     def discard(self) -> None:
         """Forget pending gradients."""
+        self._reads = dict.fromkeys(self._reads, 0)
         for store in self._stores():
             store.discard()
 

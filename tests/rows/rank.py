@@ -39,6 +39,9 @@ def main(folder: Path, rank: int, world_size: int) -> None:
     found: dict[str, Any] = {}
     for name, case in CASES.items():
         torch.manual_seed(1)
+        fresh = TorchRecRowsStore(case.physical, case.optimizer)
+        run(fresh, case, [0], rank, world_size)
+        torch.manual_seed(1)
         store = TorchRecRowsStore(case.physical, case.optimizer)
         begin = int(start["step"])
         if begin:
@@ -68,6 +71,7 @@ def main(folder: Path, rank: int, world_size: int) -> None:
             "files": save_parts(parts, store.parts()),
             "copies": copies,
             "first": first,
+            "one_step": fresh.tables(),
             "seen": blocks,
             "tables": store.tables(),
             "values": {table: store.values(table).clone() for table in case.physical},

@@ -1,5 +1,7 @@
 """What rows begin with depends on the seed and the table's name, not on who draws which part."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -55,3 +57,9 @@ def test_a_store_draws_from_the_generator_or_from_its_seed():
     assert torch.equal(LocalRowsStore({"ads": TABLE}, SGD()).values("ads"), first)
     assert not torch.equal(first, second)
     assert torch.equal(LocalRowsStore({"ads": TABLE}, SGD(), seed=5).values("ads"), rows(0, 23))
+
+
+def test_a_table_may_have_no_rows():
+    # More processes than rows: some hold nothing.
+    empty = replace(TABLE, num_rows=0)
+    assert LocalRowsStore({"ads": empty}, SGD()).values("ads").shape == (0, 3)
