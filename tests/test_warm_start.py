@@ -163,6 +163,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "deduplicated": {"num_blocks": 20},
     "deep_hash": {"num_hashes": 16, "width": 16},
     "dpq": {"num_parts": 4, "num_keys": 16},
+    "dynamic": {"num_rows": 30, "every": 2},
     "full": {},
     "hashed": {"num_rows": 20},
     "matryoshka": {"serve": 8},

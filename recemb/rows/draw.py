@@ -20,7 +20,7 @@ DRAWN_ELEMENTS = 1 << 22
 
 def new_seed() -> int:
     """Return a seed for a store, from torch's generator."""
-    return int(torch.randint(2**62, ()))
+    return int(torch.randint(2**62, (), device="cpu"))
 
 
 def drawn(

@@ -368,7 +368,7 @@ class TorchRecRowsStore(RowsStore):
         """Yield the name of each stored entry, its table and what a row of it looks like."""
         for name, table in self.physical.items():
             small = LocalRowsStore(
-                {name: replace(table, num_rows=1, initializer=zeros)}, self.optimizer
+                {name: replace(table, num_rows=1, initializer=zeros)}, self.optimizer, seed=0
             )
             for entry, row in small.tables().items():
                 yield entry, (name, row)

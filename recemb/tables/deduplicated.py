@@ -193,6 +193,13 @@ def merge_to(
             best, high = found, middle
         else:
             low = middle
+    # A little more tolerance may merge many more at once. What is left of the budget goes to the
+    # blocks that differ most from what stands for them.
+    left = num_kept - len(best.unique())
+    distance_B = (blocks_BX - blocks_BX[best]).square().sum(1)
+    apart_K = distance_B.topk(min(left, len(best))).indices
+    apart_K = apart_K[distance_B[apart_K] > 0]
+    best[apart_K] = apart_K
     return best
 
 

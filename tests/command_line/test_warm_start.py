@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from recemb.checkpoint import read_checkpoint
 from recemb.command_line.main import main
 from tests.command_line.small import write
 from tests.command_line.test_mistakes import ROWS, tiny_config
@@ -54,7 +55,7 @@ def fit(config: dict, tmp_path: Path, *options: str) -> Path:
 
 
 def saved(run: Path) -> dict:
-    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    return read_checkpoint(run / "checkpoints/last.ckpt")
 
 
 def index_of(checkpoint: dict, space: str) -> dict[int, int]:

@@ -19,7 +19,7 @@ NETWORKS = {
 
 
 def build(network: Network, **settings: object) -> DCN:
-    torch.manual_seed(4)
+    torch.manual_seed(7)
     return example.enlarged(
         DCN(example.schema(), network=network, **(settings or example.different_dims()))
     )
@@ -80,7 +80,7 @@ def test_every_parameter_is_reached(name: str) -> None:
 @pytest.mark.parametrize("name", ["stacked", "parallel"])
 def test_it_learns_an_interaction(name: str) -> None:
     network = Network(num_cross_layers=2, hidden=[16], structure=name)
-    torch.manual_seed(4)
+    torch.manual_seed(7)
     model = DCN(example.schema(), network=network, learning_rate=0.01, **example.equal_dims(4))
     assert example.fit_parity(model) < 0.1
 
