@@ -32,6 +32,8 @@ def start(processes: int, epochs: int, run: Path) -> subprocess.Popen:
     command += ["--nproc-per-node", str(processes), "--rdzv-backend", "c10d"]
     command += ["--rdzv-endpoint", "localhost:0", "-m", "--", "recemb", "fit", "--config", CONFIG]
     command += ["--trainer.strategy", "torchrec", "--trainer.max_epochs", str(epochs)]
+    # Short epochs, so that checkpoints are many; none ends the training early.
+    command += ["--data.init_args.batch_size", "8192", "--trainer.callbacks", "[]"]
     command += ["--trainer.enable_progress_bar", "false", "--run", str(run), "--resume"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -101,8 +103,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of training before a kill")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of training before a kill")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     draw = random.Random(args.seed)

@@ -121,7 +121,7 @@ class DIN(FeatureTask):
             self._met = [
                 Met(own, vectors[name], self._counts_of(name).to(own.device))
                 for name, own in asked.items()
-                if isinstance(own, Tensor)
+                if isinstance(own, Tensor) and self._is_counted(name)
             ]
         parts = [self._described(name, vectors) for name in self.context]
         if self.history:
@@ -175,6 +175,10 @@ class DIN(FeatureTask):
         """Return mini-batch aware regularisation of the ids that the last batch met."""
         met, self._met = self._met, []
         return self.network.decay * batch_aware_decay(met) if met else 0.0
+
+    def _is_counted(self, name: str) -> bool:
+        """Return whether training counted a column's ids: raw ones it did not."""
+        return self.schema.id_space(name) in self.schema.vocabularies
 
     def _counts_of(self, name: str) -> Tensor:
         return self.schema.vocabularies[self.schema.id_space(name)].counts_V

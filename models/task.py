@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAUROC
 
 from data.batch import Batch
-from recemb import processes
+from recemb import collectives, processes
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig, resolve_features
@@ -103,15 +103,17 @@ class RankingTask(LightningModule):
             # Over all processes' parts of the batch, whose losses are averaged.
             loss = loss * (processes.world_size() / batch.total)
             total = total + loss + self.penalty()
-        self.log(
-            "train/logloss",
-            loss.detach(),
-            prog_bar=True,
-            batch_size=batch.num_samples,
-            sync_dist=processes.world_size() > 1,
-        )
+        shown = loss.detach()
+        if processes.world_size() > 1 and self._is_logged():
+            shown = collectives.sum_over_processes(shown) / processes.world_size()
+        self.log("train/logloss", shown, prog_bar=True, batch_size=batch.num_samples)
         # What the tables add: codebooks that learn (zero for most kinds).
         return total + self.embeddings.loss()
+
+    def _is_logged(self) -> bool:
+        """Return whether loggers get this step's loss: a message for each would cost too much."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.global_step + 1) % every == 0
 
     def penalty(self) -> Tensor | float:
         """Return what regularisation adds to the loss of the batch just scored."""

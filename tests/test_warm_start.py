@@ -401,6 +401,7 @@ FREE = {
     "adaptive": 20 * 8,
     "codes": 4 * 16 * 2,
     "compositional": (6 + 11) * 8,
+    "dynamic": 3 * 8,  # the shared rows; ids get their own while training
     "hashed": 20 * 8,
     "pruned": 160 * 41 / 61,
     "robe": 160,

@@ -166,6 +166,7 @@ class TrainingCLI(LightningCLI):
         self.plain: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         self.is_sharded = self.config.trainer.strategy == strategy.NAME
         if self.is_sharded:
+            self.end_on_signal = lost.EndOnSignal(f"recemb {self.verb}")
             processes.start()
         # The other verbs may be given the configuration of a fit that had one.
         self.warm_start = self.config.warm_start if self.verb == "fit" else None
@@ -175,6 +176,8 @@ class TrainingCLI(LightningCLI):
                 "drop --warm_start (or, where the configuration has it, say --warm_start null)"
             )
         self._choose_folder()
+        if self.is_sharded:
+            self.end_on_signal.folder = self.folder
         path = self.config.ckpt_path
         if path is None and self.verb != "fit":
             raise RecembError(f"{self.verb} needs a checkpoint; give --ckpt_path")
@@ -279,7 +282,7 @@ class TrainingCLI(LightningCLI):
         header = Header(self.plain, self.datamodule.schema)
         config["callbacks"] = [*callbacks, self.throughput, header]
         if self.is_sharded:
-            config["callbacks"].append(lost.EndOnSignal(f"recemb {self.verb}", folder))
+            config["callbacks"].append(self.end_on_signal)
         if self.verb == "fit":
             config["callbacks"].append(self.best)
         config["plugins"] = [*(config.get("plugins") or []), WholeFileIO()]

@@ -72,13 +72,20 @@ class EndOnSignal(Callback):
 
     Args:
         what: Begins the line that is printed.
-        folder: Of the run.
+
+    Attributes:
+        folder: Of the run, once it is known.
     """
 
-    def __init__(self, what: str, folder: Path) -> None:
-        self.what, self.folder = what, folder
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.folder: Path | None = None
+        # From the start, and what Lightning restores when it has been interrupted.
+        self.listen()
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
+        """Handle the signal from now on."""
+
         def end(number: int, frame: Any) -> None:
             leave(self.what, self.folder, "torchrun has ended it")
 
@@ -86,12 +93,12 @@ class EndOnSignal(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the place of Lightning's handler, which is set just before."""
-        self._listen()
+        self.listen()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the place of Lightning's handler."""
-        self._listen()
+        self.listen()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the place of Lightning's handler."""
-        self._listen()
+        self.listen()
