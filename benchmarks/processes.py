@@ -40,7 +40,7 @@ def samples_per_s(args: argparse.Namespace, processes: int) -> float:
         if processes > 1:
             launch = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run"]
             launch += ["--nproc-per-node", str(processes), "--rdzv-backend", "c10d"]
-            launch += ["--rdzv-endpoint", "localhost:0", "--no-python"]
+            launch += ["--rdzv-endpoint", "localhost:0", "--no-python", "--"]
             command = [*launch, *command, "--trainer.strategy", "torchrec"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
