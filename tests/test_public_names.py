@@ -19,8 +19,8 @@ def test_names_of_the_package():
 def test_kinds():
     assert set(KINDS) == {
         "adaptive", "codes", "compositional", "deduplicated", "deep_hash", "dpq", "dynamic", "full",
-        "hashed", "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "tensor_train", "unified",
-        "weighted_hash",
+        "gated", "hashed", "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "selected",
+        "tensor_train", "unified", "weighted_hash",
     }  # fmt: skip
 
 
