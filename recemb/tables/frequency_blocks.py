@@ -7,6 +7,7 @@ know, and no id needs a number of its block.
 Shapes: S blocks, F features of a kind's module, N ids.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -42,7 +43,7 @@ def block_sizes(
             f"{where}: ends must be below the table's number of ids, {total}, got {list(ends)}"
         )
     edges = [0, *ends, total]
-    return [end - start for start, end in zip(edges, edges[1:], strict=False)]
+    return [end - start for start, end in itertools.pairwise(edges)]
 
 
 def block_starts(where: str, spaces: Sequence[IdSpace], ends: Sequence[int]) -> list[list[int]]:
