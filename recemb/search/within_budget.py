@@ -59,11 +59,6 @@ def best_columns(tables: Mapping[str, Searched], worth: Mapping[str, Tensor], bu
         low, high = (middle, high) if fits else (low, middle - 1)
     taken = columns[:low]
     size = _bytes(tables, _keep(tables, taken))
-    if size > budget:
-        raise RecembError(
-            f"search: a budget of {budget:,} bytes is too small for the tables that are searched; "
-            f"they take {size:,} without a single dimension; raise it"
-        )
     for column in columns[low:]:
         _, name, block, _ = column
         # Rows have scales of their own where a block has none yet: counted below, exactly.
@@ -72,6 +67,12 @@ def best_columns(tables: Mapping[str, Searched], worth: Mapping[str, Tensor], bu
         larger = _bytes(tables, _keep(tables, [*taken, column]))
         if larger <= budget:
             taken, size = [*taken, column], larger
+    if not taken:
+        least = min(_bytes(tables, _keep(tables, [column])) for column in columns)
+        raise RecembError(
+            f"search: a budget of {budget:,} bytes is too small for the tables that are searched; "
+            f"one dimension of their smallest block takes {least:,}; raise it"
+        )
     return _keep(tables, taken)
 
 
