@@ -19,8 +19,8 @@ FILES = {_module_of(path): path for path in sorted((ROOT / "recemb").rglob("*.py
 KINDS = {
     "adaptive", "codes", "compositional", "deduplicated", "deep_hash", "dpq", "dynamic", "full",
     "gated", "hashed", "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "selected",
-    "tensor_train", "unified", "weighted_hash", "frequency_blocks", "id_map", "numbered",
-    "registry",
+    "tensor_train", "thresholded", "unified", "weighted_hash", "frequency_blocks", "id_map",
+    "numbered", "registry",
 }  # fmt: skip
 
 

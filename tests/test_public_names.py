@@ -20,7 +20,7 @@ def test_kinds():
     assert set(KINDS) == {
         "adaptive", "codes", "compositional", "deduplicated", "deep_hash", "dpq", "dynamic", "full",
         "gated", "hashed", "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "selected",
-        "tensor_train", "unified", "weighted_hash",
+        "tensor_train", "thresholded", "unified", "weighted_hash",
     }  # fmt: skip
 
 

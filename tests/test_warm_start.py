@@ -173,6 +173,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "robe": {"num_values": 160, "chunk": 4},
     "selected": {"ends": [5, 20], "keep": [[0, 1, 2, 3, 4, 5, 6, 7], [1, 2, 4, 5], [0, 7]]},
     "tensor_train": {"rank": 4},
+    "thresholded": {},
     "unified": {"num_rows": 20},
     "weighted_hash": {"num_rows": 20},
 }
@@ -424,6 +425,7 @@ BOUNDS = {
     # A row per id.
     "deduplicated": 1e-5,
     "gated": 1e-5,
+    "thresholded": 1e-5,
     "matryoshka": 1e-5,
     "mixed_dim": 1e-5,
 }

@@ -70,6 +70,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "robe": {"num_values": 160, "chunk": 16, "aligned": True},
     "selected": {"ends": [30], "keep": [list(range(16)), list(range(8, 16))]},
     "tensor_train": {"rank": 16},
+    "thresholded": {},
     "unified": {"num_rows": 40},
     "weighted_hash": {"num_rows": 40},
 }

@@ -49,6 +49,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "selected": {"ends": [12, 30], "keep": [[0, 1, 2, 3, 4, 5, 6, 7], [1, 4, 5, 6], [0, 2, 7]]},
     "selected dropped": {"keep": [[0, 2, 7]], "kept_ids": "eNr7/vtv3f77779bAwAmnAct"},
     "tensor_train": {"rank": 3},
+    "thresholded": {},
     "unified": {"num_rows": 50},
     "weighted_hash": {"num_rows": 50},
 }

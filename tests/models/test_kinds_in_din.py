@@ -44,6 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "robe": {"num_values": 300, "chunk": 4},
     "selected": {"ends": [4], "keep": [[0, 1, 3], [2]]},
     "tensor_train": {"rank": 3},
+    "thresholded": {},
     "unified": {"num_rows": 50},
     "weighted_hash": {"num_rows": 50},
 }
@@ -164,9 +165,9 @@ def test_din_trains_and_serves(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     after = model.embeddings.state_dict()
     changed = {key for key, one in after.items() if not torch.equal(one, before[key])}
     trained = {key for key, one in before.items() if one.is_floating_point() or "rows." in key}
-    # What a kind does not train: codes, and gates, which only a search moves.
+    # What a kind does not train: codes, gates and thresholds, which only a search moves.
     trained -= {key for key in trained if name == "codes" and key.startswith("rows.")}
-    trained -= {key for key in trained if key.endswith("gate_SD")}
+    trained -= {key for key in trained if key.endswith(("gate_SD", "threshold_F"))}
     assert trained <= changed
     assert model.embeddings.is_final()
 
