@@ -12,9 +12,11 @@ The files of validation and test are read by the last stage only.
 import argparse
 import copy
 import json
+import random
 import shutil
 import time
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, cast
@@ -35,22 +37,27 @@ from recemb.files import whole_file
 from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild_data, rebuild_model, with_tables
 from recemb.results import config_hash, new_run, table, versions, write_results
+from recemb.search.evolution import Evolution, EvolutionSettings, Widths
+from recemb.search.optembed import thresholds_of
 from recemb.search.supernet import (
+    Searched,
     gated,
+    gated_tables,
     other_bytes,
     reason_to_stay,
-    searched_tables,
+    thresholded,
+    thresholded_tables,
 )
 from recemb.search.within_budget import (
+    SCORES,
     Keep,
     best_columns,
     largest_elements,
     random_columns,
-    scores,
 )
 from recemb.tables.budget import parse_bytes
 from recemb.tables.full import Full
-from recemb.tables.kind import TableConfig, TableContent
+from recemb.tables.kind import IdSpace, TableConfig, TableContent
 from recemb.tables.registry import table_config
 
 Section = dict[str, Any]
@@ -68,7 +75,7 @@ def run(arguments: list[str]) -> None:
     if folder.exists() and any(folder.iterdir()) and not options.resume:
         raise RecembError(f"{folder}: the run folder is not empty; name a new one, or say --resume")
     config = _read_config(options)
-    results = _Search(options, config, folder).results()
+    results = METHODS[options.method](options, config, folder).results()
     written = {
         "verb": "search",
         "config_hash": config_hash({name: config[name] for name in ("model", "data")}),
@@ -89,12 +96,16 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="of a model with plain tables")
     parser.add_argument(
         "--method",
-        choices=("dnis",),
+        choices=METHODS,
         default="dnis",
-        help="dnis: gates per dimension and block of ids by frequency",
+        help="dnis: gates per dimension and block of ids by frequency; optembed: thresholds of "
+        "rows, and a width per feature found by evolution",
     )
-    size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--budget", help="serving bytes of all tables together, such as 160kB")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--budget",
+        help="serving bytes of all tables together, such as 160kB; optembed needs none",
+    )
     size.add_argument("--share", type=float, help="the same as a share of plain fp32 tables")
     parser.add_argument(
         "--forms",
@@ -125,10 +136,23 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--held_out", type=float, default=0.1, help="share of training rows that the gates learn on"
     )
     parser.add_argument("--warm_up", type=int, default=2, help="epochs before gates move")
-    parser.add_argument("--epochs", type=int, default=3, help="epochs in which gates move")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of the search after them")
     parser.add_argument("--every", type=int, default=1, help="training steps per step of the gates")
     parser.add_argument("--gate_learning_rate", type=float, default=0.01)
     parser.add_argument("--l1", type=float, default=1e-5, help="on the gates")
+    parser.add_argument(
+        "--score",
+        choices=SCORES,
+        default="ranked",
+        help="what a dimension of a block is worth to dnis: the mean square of its elements "
+        "(magnitude), the same weighted by how often ids are read (reads), or the first over the "
+        "square of its rank in its block (ranked)",
+    )
+    parser.add_argument("--threshold_learning_rate", type=float, default=1e-4)
+    parser.add_argument(
+        "--alpha", type=float, default=1e-4, help="how strongly optembed drops rows"
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="of optembed's evolution")
     parser.add_argument(
         "--draws", type=int, default=20, help="selections that the baseline random draws"
     )
@@ -152,6 +176,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     for name in ("every", "draws"):
         if getattr(options, name) < 1:
             raise RecembError(f"{name} must be at least 1, got {getattr(options, name)}")
+    if options.method == "dnis" and options.budget is None and options.share is None:
+        raise RecembError("dnis finds what is best within a budget; give --budget or --share")
     return options
 
 
@@ -202,8 +228,11 @@ def _save_yaml(path: Path, content: Section) -> None:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-class _Search:
+class _Search(ABC):
     """One search; see the module."""
+
+    callback: str
+    """Class path of the callback that searches."""
 
     def __init__(self, options: argparse.Namespace, config: Section, folder: Path) -> None:
         self.options, self.config, self.folder = options, config, folder
@@ -236,6 +265,24 @@ class _Search:
             "forms": forms,
             "baselines": baselines,
         }
+
+    # What a method is
+
+    @abstractmethod
+    def supernet_table(self, name: str, config: Full, spaces: Sequence[IdSpace]) -> TableConfig:
+        """Return the table of the supernet that is trained in the place of a plain one."""
+
+    @abstractmethod
+    def callback_settings(self) -> Section:
+        """Return the arguments of the callback that searches."""
+
+    @abstractmethod
+    def searched_tables(self) -> dict[str, Searched]:
+        """Return the searched tables of the trained supernet."""
+
+    @abstractmethod
+    def choose(self) -> tuple[Keep, Section]:
+        """Return the dimensions that stay, and what is reported of the choice."""
 
     # The supernet
 
@@ -274,17 +321,8 @@ class _Search:
         tables = config["model"]["init_args"]["tables"]
         for name in self.names:
             own = cast(Full, self.given[name])
-            supernet = gated(name, own, spaces[name], self.options.blocks, self.options.block_ids)
-            tables[name] = _settings(supernet)
-        method = {
-            "class_path": "recemb.search.dnis.DNIS",
-            "init_args": {
-                "warm_up_epochs": self.options.warm_up,
-                "learning_rate": self.options.gate_learning_rate,
-                "l1": self.options.l1,
-                "every": self.options.every,
-            },
-        }
+            tables[name] = _settings(self.supernet_table(name, own, spaces[name]))
+        method = {"class_path": self.callback, "init_args": self.callback_settings()}
         given = config["trainer"].get("callbacks") or []
         callbacks = [one for one in given if one.get("class_path") != EARLY_STOPPING]
         config["trainer"] |= {
@@ -303,44 +341,45 @@ class _Search:
         data = rebuild_data(self.path, self.checkpoint, saved["data"], self.options.allow)
         _hold_out(data, self.options.held_out)
         self.data = data
-        self.searched = searched_tables(self.embeddings)
+        self.searched = self.searched_tables()
+        self.others = other_bytes(self.embeddings, self.searched)
+        self.budget: int | None = None
         if self.options.budget is not None:
             self.budget = parse_bytes("--budget", self.options.budget)
-        else:
+        elif self.options.share is not None:
             self.budget = share_in_bytes(self.embeddings, self.options.share)
-        self.others = other_bytes(self.embeddings, self.searched)
-        self.room = self.budget - self.others
+
+    @property
+    def room(self) -> int:
+        """The bytes that the budget has for the tables that are searched."""
+        assert self.budget is not None
+        return self.budget - self.others
 
     # Deriving
 
     def derive(self) -> Section:
         """Choose dimensions and write what is to be trained."""
         done = self.folder / "derived.json"
-        if done.is_file():
-            return dict(json.loads(done.read_text()))
-        found: Section = {"supernet": {"held_out_auc": self.held_out_auc(self.embeddings)}}
-        best: tuple[float, Keep] | None = None
-        for score in ("magnitude", "reads"):
-            worth = {name: scores(one, score) for name, one in self.searched.items()}
-            keep = best_columns(self.searched, worth, self.room)
-            auc = self.held_out_auc(self.selected(keep))
-            found[score] = {"held_out_auc": auc}
-            if best is None or auc > best[0]:
-                best = auc, keep
-                found["chosen"] = score
-        assert best is not None
-        keep = best[1]
-        found["dense"] = self.write("dense", self.selected(keep), "search dnis")
-        found["keep"] = keep
-        tables = {name: _settings(one.selected(keep[name])) for name, one in self.searched.items()}
-        self.write_config("tables", tables)
-        if "sparse" in self.options.forms:
-            places = largest_elements(self.searched, self.room)
-            contents = {name: one.sparse(places[name]) for name, one in self.searched.items()}
-            found["sparse"] = self.write("sparse", self.converted(contents), "search dnis")
-        with whole_file(done) as temporary:
-            temporary.write_text(json.dumps(found, indent=1))
-        return found
+        if not done.is_file():
+            keep, found = self.choose()
+            found["dense"] = self.write("dense", self.selected(keep), self.options.method)
+            found["keep"] = keep
+            tables = {
+                name: _settings(one.selected(keep[name])) for name, one in self.searched.items()
+            }
+            self.write_config("tables", tables)
+            if "sparse" in self.options.forms:
+                room = self.room if self.budget else found["dense"]["bytes"] - self.others
+                places = largest_elements(self.searched, room)
+                contents = {name: one.sparse(places[name]) for name, one in self.searched.items()}
+                made = self.converted(contents)
+                found["sparse"] = self.write("sparse", made, self.options.method)
+            with whole_file(done) as temporary:
+                temporary.write_text(json.dumps(found, indent=1))
+        derived: Section = json.loads(done.read_text())
+        if self.budget is None:  # baselines take what was found
+            self.budget = derived["dense"]["bytes"]
+        return derived
 
     def selected(self, keep: Keep) -> Embeddings:
         """Return the supernet's embeddings with the dimensions that are kept, and no others."""
@@ -493,6 +532,127 @@ class _Search:
             with whole_file(chosen) as temporary:
                 temporary.write_text(json.dumps({"held_out_auc": auc}))
         return self.fit("random", self.folder / "random.yaml", self.folder / "random.ckpt")
+
+
+class _DNIS(_Search):
+    """Gates, then the dimensions that are worth most."""
+
+    callback = "recemb.search.dnis.DNIS"
+
+    def supernet_table(self, name: str, config: Full, spaces: Sequence[IdSpace]) -> TableConfig:
+        return gated(name, config, spaces, self.options.blocks, self.options.block_ids)
+
+    def callback_settings(self) -> Section:
+        return {
+            "warm_up_epochs": self.options.warm_up,
+            "learning_rate": self.options.gate_learning_rate,
+            "l1": self.options.l1,
+            "every": self.options.every,
+        }
+
+    def searched_tables(self) -> dict[str, Searched]:
+        return gated_tables(self.embeddings)
+
+    def choose(self) -> tuple[Keep, Section]:
+        score = SCORES[self.options.score]
+        worth = {name: score(one) for name, one in self.searched.items()}
+        keep = best_columns(self.searched, worth, self.room)
+        return keep, {
+            "supernet": {"held_out_auc": self.held_out_auc(self.embeddings)},
+            "masked": {"held_out_auc": self.held_out_auc(self.selected(keep))},
+        }
+
+
+class _OptEmbed(_Search):
+    """Thresholds in training, then an evolution of widths."""
+
+    callback = "recemb.search.optembed.OptEmbed"
+
+    def supernet_table(self, name: str, config: Full, spaces: Sequence[IdSpace]) -> TableConfig:
+        return thresholded(name, config, spaces)
+
+    def callback_settings(self) -> Section:
+        return {
+            "learning_rate": self.options.threshold_learning_rate,
+            "alpha": self.options.alpha,
+        }
+
+    def searched_tables(self) -> dict[str, Searched]:
+        return thresholded_tables(self.embeddings)
+
+    def choose(self) -> tuple[Keep, Section]:
+        """Evolve widths; a folder's evolution goes on after the last round that it has saved."""
+        path = self.folder / "evolution.json"
+        evolution = Evolution(
+            [one.config.dim for one in self.searched.values()],
+            EvolutionSettings(rounds=self.options.rounds),
+            self.config["seed_everything"],
+            self.fitting if self.budget is not None else lambda widths, _: widths,
+        )
+        if path.is_file():
+            saved = json.loads(path.read_text())
+            evolution.round = saved["round"]
+            evolution.scores = {tuple(widths): score for widths, score in saved["scores"]}
+        rounds = self.options.rounds + 1
+        with tqdm(desc="evolution", total=rounds, initial=evolution.round) as bar:
+            while not evolution.is_over:
+                evolution.step(self.fitness)
+                best = evolution.fittest()[0]
+                with whole_file(path) as temporary:
+                    state = {"round": evolution.round, "scores": list(evolution.scores.items())}
+                    temporary.write_text(json.dumps(state))
+                bar.set_postfix_str(f"AUC {evolution.scores[best]:.4f}, {self.size(best):,} bytes")
+                bar.update()
+        best = evolution.fittest()[0]
+        return self.keep_of(best), {
+            "held_out_auc": evolution.scores[best],
+            "scored": len(evolution.scores),
+            "rows_kept": {
+                name: 1.0 if one.kept_V is None else float(one.kept_V.float().mean())
+                for name, one in self.searched.items()
+            },
+        }
+
+    def keep_of(self, widths: Widths) -> Keep:
+        """Return the dimensions of widths: the first ones, as many as the width says."""
+        return {
+            name: [list(range(width))] for name, width in zip(self.searched, widths, strict=True)
+        }
+
+    def fitness(self, widths: Widths) -> float:
+        """Return the AUC of the held-out rows at widths, with the weights of the supernet."""
+        thresholds = thresholds_of(self.embeddings)
+        for name, width in zip(self.searched, widths, strict=True):
+            thresholds[name].width_F.fill_(width)
+        return self.held_out_auc(self.embeddings)
+
+    def size(self, widths: Widths) -> int:
+        """Return the serving bytes of all tables at widths."""
+        keep = self.keep_of(widths)
+        own = [
+            one.selected(keep[name]).serving_bytes(one.where, one.spaces)
+            for name, one in self.searched.items()
+        ]
+        return int(sum(own)) + self.others
+
+    def fitting(self, widths: Widths, source: random.Random) -> Widths:
+        """Return widths of which some are drawn anew below theirs until all fit the budget."""
+        assert self.budget is not None
+        while self.size(widths) > self.budget:
+            wide = [place for place, width in enumerate(widths) if width > 1]
+            if not wide:
+                raise RecembError(
+                    f"search: a budget of {self.budget:,} bytes is too small for the rows that "
+                    f"optembed keeps, which take {self.size(widths):,} with one dimension; raise "
+                    "it, or --alpha"
+                )
+            place = source.choice(wide)
+            narrower = source.randint(1, widths[place] - 1)
+            widths = (*widths[:place], narrower, *widths[place + 1 :])
+        return widths
+
+
+METHODS: dict[str, type[_Search]] = {"dnis": _DNIS, "optembed": _OptEmbed}
 
 
 def _quiet(path: Path, folder: Path) -> list[str]:

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from recemb.embeddings import Embeddings
+from recemb.errors import RecembError
 from recemb.search.dnis import gates_of
+from recemb.search.optembed import kept_rows, thresholds_of
 from recemb.tables.frequency_blocks import ranks
 from recemb.tables.full import Full
 from recemb.tables.gated import Gated
 from recemb.tables.kind import IdSpace, TableConfig, TableContent, num_ids
 from recemb.tables.pruned import Elements, Pruned
-from recemb.tables.selected import Selected
+from recemb.tables.selected import Selected, packed
+from recemb.tables.thresholded import Thresholded
 
 
 def reason_to_stay(config: TableConfig) -> str | None:
@@ -42,17 +45,30 @@ def block_ends(total: int, num_blocks: int, least: int) -> list[int]:
 
 
 def gated(name: str, config: Full, spaces: Sequence[IdSpace], num_blocks: int, least: int) -> Gated:
-    """Return the supernet of a plain table."""
+    """Return the supernet of a plain table whose blocks have gates."""
     total = num_ids(f"table {name!r}", config, spaces)
-    return Gated(
-        dim=config.dim,
-        init_scale=config.init_scale,
-        precision=config.precision,
-        step=config.step,
-        sharding=config.sharding,
-        project=config.project,
-        ends=block_ends(total, num_blocks, least),
-    )
+    return Gated(**_common(config), ends=block_ends(total, num_blocks, least))
+
+
+def thresholded(name: str, config: Full, spaces: Sequence[IdSpace]) -> Thresholded:
+    """Return the supernet of a plain table whose rows have a threshold.
+
+    Raises:
+        RecembError: If it serves several id spaces, which could not have widths of their own.
+    """
+    if len(spaces) > 1:
+        raise RecembError(
+            f"table {name!r}: optembed finds a width for each id space, got one table for "
+            f"{[space.name for space in spaces]}; give each a table of its own"
+        )
+    num_ids(f"table {name!r}", config, spaces)
+    return Thresholded(**_common(config))
+
+
+def _common(config: Full) -> dict[str, Any]:
+    """Return the settings that a supernet has from the plain table."""
+    names = ("dim", "init_scale", "precision", "step", "sharding", "project")
+    return {name: getattr(config, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,18 +78,22 @@ class Searched:
     Attributes:
         name: Its name.
         config: Of the supernet.
+        ends: Ranks at which its blocks end.
         spaces: Its id spaces.
-        rows_VD: Rows times their gates, by number of the id.
+        rows_VD: Masked rows, by number of the id: times their gates, or 0 for dropped ids.
         block_V: The block of each id.
         counts_V: Training counts, 0 where an id was not counted.
+        kept_V: Which ids have rows (None: all).
     """
 
     name: str
-    config: Gated
+    config: TableConfig
+    ends: list[int]
     spaces: tuple[IdSpace, ...]
     rows_VD: Tensor
     block_V: Tensor
     counts_V: Tensor
+    kept_V: Tensor | None = None
 
     @property
     def where(self) -> str:
@@ -83,7 +103,7 @@ class Searched:
     @property
     def num_blocks(self) -> int:
         """S."""
-        return len(self.config.all_ends) + 1
+        return len(self.ends) + 1
 
     def common(self) -> dict[str, Any]:
         """Return the settings that a table keeps whatever is found."""
@@ -98,29 +118,33 @@ class Searched:
             precision=config.precision,
             step="row" if config.step == "learned" else config.step,
             sharding=config.sharding,
-            ends=config.all_ends,
+            ends=self.ends or None,
             keep=[list(kept) for kept in keep],
+            kept_ids=None if self.kept_V is None else packed(self.kept_V),
         )
 
     def content(self, keep: Sequence[Sequence[int]]) -> TableContent:
-        """Return the rows of the dimensions that blocks keep, gates multiplied in."""
+        """Return the masked rows of the dimensions that blocks keep."""
+        config = self.selected(keep)
+        own_V = self.block_V if self.kept_V is None else self.block_V.where(self.kept_V, -1)
         values = {
-            str(block): self.rows_VD[self.block_V == block][:, list(kept)]
+            str(block): self.rows_VD[own_V == block][:, list(kept)]
             for block, kept in enumerate(keep)
             if kept
         }
-        return TableContent(config=self.selected(keep), values=values, learned=None)
+        learned = config.learned(self.where, self.spaces)
+        return TableContent(config=config, values=values, learned=learned)
 
     def sparse(self, place_M: Tensor) -> TableContent:
-        """Return the elements at places, gates multiplied in, numbered row by row."""
+        """Return the masked elements at places, numbered row by row."""
         config = Pruned(**self.common(), num_values=len(place_M))
         elements = Elements.at(self.rows_VD, place_M)
         return TableContent(config=config, values={}, learned=elements)
 
 
 @torch.no_grad()
-def searched_tables(embeddings: Embeddings) -> dict[str, Searched]:
-    """Return the tables of a trained supernet that were searched."""
+def gated_tables(embeddings: Embeddings) -> dict[str, Searched]:
+    """Return the gated tables of a trained supernet."""
     found = {}
     for name, gates in gates_of(embeddings).items():
         config, spaces = embeddings.tables[name], tuple(embeddings.spaces[name])
@@ -129,10 +153,32 @@ def searched_tables(embeddings: Embeddings) -> dict[str, Searched]:
         found[name] = Searched(
             name=name,
             config=config,
+            ends=config.all_ends,
             spaces=spaces,
             rows_VD=embeddings.content(name).values["rows"] * gates.gate_SD[block_V],
             block_V=block_V,
             counts_V=torch.cat([_counts(space) for space in spaces]),
+        )
+    return found
+
+
+@torch.no_grad()
+def thresholded_tables(embeddings: Embeddings) -> dict[str, Searched]:
+    """Return the thresholded tables of a trained supernet, without the rows that are dropped."""
+    found = {}
+    for name in thresholds_of(embeddings):
+        kept_V = kept_rows(embeddings, name)
+        spaces = tuple(embeddings.spaces[name])
+        rows_VD = embeddings.content(name).values["rows"]
+        found[name] = Searched(
+            name=name,
+            config=embeddings.tables[name],
+            ends=[],
+            spaces=spaces,
+            rows_VD=rows_VD * kept_V.unsqueeze(1),
+            block_V=torch.zeros(len(rows_VD), dtype=torch.int64),
+            counts_V=torch.cat([_counts(space) for space in spaces]),
+            kept_V=None if bool(kept_V.all()) else kept_V,
         )
     return found
 

@@ -3,8 +3,7 @@
 Shapes: V ids of a table, S blocks, D dimensions, M elements.
 """
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -13,21 +12,43 @@ from recemb.errors import RecembError
 from recemb.search.supernet import Searched
 from recemb.tables.kind import FP32_BYTES
 
-Score = Literal["magnitude", "reads"]
-"""What a dimension of a block is worth: the mean square of its elements, gates multiplied in; or
-the same, each element counted as often as its id was read in training."""
-
 Keep = dict[str, list[list[int]]]
 """By table, the dimensions that each block keeps."""
 
 
-def scores(table: Searched, score: Score) -> Tensor:
-    """Return the worth per element of each block and dimension: (S, D)."""
-    square_VD = table.rows_VD.square()
-    if score == "reads":
-        square_VD = square_VD * table.counts_V.unsqueeze(1)
-    sums_SD = square_VD.new_zeros(table.num_blocks, square_VD.shape[1])
-    sums_SD.index_add_(0, table.block_V, square_VD)
+def by_magnitude(table: Searched) -> Tensor:
+    """Return the mean square of the elements of each block and dimension: (S, D)."""
+    return _means(table, table.rows_VD.square())
+
+
+def by_reads(table: Searched) -> Tensor:
+    """Return the same with each element counted as often as its id was read in training: (S, D)."""
+    return _means(table, table.rows_VD.square() * table.counts_V.unsqueeze(1))
+
+
+def by_rank(table: Searched) -> Tensor:
+    """Return the mean square over the square of its rank in its block, 1 for the largest: (S, D).
+
+    The largest of all tables would be those of a few blocks and leave others none; that is why kind
+    ``pruned`` divides by ranks too.
+    """
+    square_SD = by_magnitude(table)
+    rank_SD = square_SD.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
+    return square_SD / rank_SD.square()
+
+
+SCORES: dict[str, Callable[[Searched], Tensor]] = {
+    "magnitude": by_magnitude,
+    "reads": by_reads,
+    "ranked": by_rank,
+}
+"""What a dimension of a block may be worth, by name."""
+
+
+def _means(table: Searched, values_VD: Tensor) -> Tensor:
+    """Return the mean of each block and dimension."""
+    sums_SD = values_VD.new_zeros(table.num_blocks, values_VD.shape[1])
+    sums_SD.index_add_(0, table.block_V, values_VD)
     return sums_SD / torch.bincount(table.block_V, minlength=table.num_blocks).unsqueeze(1)
 
 

@@ -8,8 +8,15 @@ from torch import Tensor
 
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
-from recemb.search.supernet import Searched, block_ends, other_bytes, searched_tables
-from recemb.search.within_budget import best_columns, largest_elements, random_columns, scores
+from recemb.search.supernet import Searched, block_ends, gated_tables, other_bytes
+from recemb.search.within_budget import (
+    best_columns,
+    by_magnitude,
+    by_rank,
+    by_reads,
+    largest_elements,
+    random_columns,
+)
 from recemb.tables.full import Full
 from recemb.tables.gated import Gated
 from tests.tables.helpers import SPACES, as_tensor, embeddings, feature, ids
@@ -42,9 +49,9 @@ def vectors(module: Embeddings) -> dict[str, Tensor]:
 
 def test_the_masked_supernet_equals_what_is_stored_to_the_bit() -> None:
     module = supernet()
-    searched = searched_tables(module)
+    searched = gated_tables(module)
     budget = 700
-    worth = {name: scores(one, "magnitude") for name, one in searched.items()}
+    worth = {name: by_magnitude(one) for name, one in searched.items()}
     keep = best_columns(searched, worth, budget)
     made = module.converted({name: one.content(keep[name]) for name, one in searched.items()})
     for name, own in keep.items():
@@ -65,7 +72,7 @@ def test_the_masked_supernet_equals_what_is_stored_to_the_bit() -> None:
 
 def test_the_sparse_form_is_the_elements_of_largest_magnitude_of_all_tables() -> None:
     module = supernet()
-    searched = searched_tables(module)
+    searched = gated_tables(module)
     # 5 bytes an element, and where rows begin: 71 and 21 numbers.
     budget = 92 * 4 + 5 * 100 + 3
     places = largest_elements(searched, budget)
@@ -82,10 +89,12 @@ def test_the_sparse_form_is_the_elements_of_largest_magnitude_of_all_tables() ->
 
 
 def test_scores_by_hand() -> None:
-    (table,) = searched_tables(gated_rows(torch.tensor([[1.0, 2], [3, 4], [5, 0]]), [1])).values()
+    (table,) = gated_tables(gated_rows(torch.tensor([[1.0, 2], [3, 4], [5, 0]]), [1])).values()
     # Item counts begin 493, 483; the third is not counted.
-    assert scores(table, "magnitude").tolist() == [[1, 4], [(9 + 25) / 2, (16 + 0) / 2]]
-    assert scores(table, "reads").tolist() == [[7, 28], [(9 * 5 + 0) / 2, 16 * 5 / 2]]
+    assert by_magnitude(table).tolist() == [[1, 4], [(9 + 25) / 2, (16 + 0) / 2]]
+    assert by_reads(table).tolist() == [[7, 28], [(9 * 5 + 0) / 2, 16 * 5 / 2]]
+    # Of each block the larger one is first, the other second.
+    assert by_rank(table).tolist() == [[1 / 4, 4], [17, 8 / 4]]
 
 
 def gated_rows(rows_VD: Tensor, ends: list[int]) -> Embeddings:
@@ -119,8 +128,8 @@ def fits_best(searched: dict[str, Searched], worth: dict[str, Tensor], budget: i
 @pytest.mark.parametrize("budget", [8, 12, 40, 52, 96])
 def test_columns_are_nearly_the_best_that_fit(budget: int) -> None:
     rows = torch.rand(3, 2, generator=torch.Generator().manual_seed(budget))
-    searched = searched_tables(gated_rows(rows, [1]))
-    worth = {name: scores(one, "magnitude") for name, one in searched.items()}
+    searched = gated_tables(gated_rows(rows, [1]))
+    worth = {name: by_magnitude(one) for name, one in searched.items()}
     keep = best_columns(searched, worth, budget)
     (table,) = searched.values()
     size = table.selected(keep["t"]).serving_bytes("t", table.spaces)
@@ -139,7 +148,7 @@ def test_columns_are_nearly_the_best_that_fit(budget: int) -> None:
 
 
 def test_random_columns_fill_the_budget() -> None:
-    searched = searched_tables(supernet())
+    searched = gated_tables(supernet())
     generator = torch.Generator().manual_seed(1)
     found = [random_columns(searched, 800, generator) for _ in range(4)]
     assert len({str(keep) for keep in found}) == 4
@@ -154,15 +163,15 @@ def test_random_columns_fill_the_budget() -> None:
 def test_every_table_keeps_an_element_in_the_sparse_form() -> None:
     module = supernet()
     module.learned["table_b"].gate_SD.mul_(1e-6)
-    searched = searched_tables(module)
+    searched = gated_tables(module)
     places = largest_elements(searched, 92 * 4 + 5 * 40)
     assert {name: len(one) for name, one in places.items()} == {"a": 39, "b": 1}
     assert int(places["b"]) == int(searched["b"].rows_VD.abs().flatten().argmax())
 
 
 def test_too_small_a_budget_is_refused() -> None:
-    searched = searched_tables(supernet())
-    worth = {name: scores(one, "magnitude") for name, one in searched.items()}
+    searched = gated_tables(supernet())
+    worth = {name: by_magnitude(one) for name, one in searched.items()}
     with pytest.raises(
         RecembError, match=r"budget of 23 bytes is too small .* block takes 24; rai"
     ):
@@ -173,7 +182,7 @@ def test_too_small_a_budget_is_refused() -> None:
 
 def test_other_tables_are_counted() -> None:
     module = supernet()
-    assert other_bytes(module, searched_tables(module)) == 50 * 2 * 4
+    assert other_bytes(module, gated_tables(module)) == 50 * 2 * 4
 
 
 @pytest.mark.parametrize(
