@@ -1,17 +1,27 @@
 """The verb search, on a click log that is trained on in seconds."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import yaml
 
+from recemb.checkpoint import read_checkpoint
 from recemb.command_line.main import main
+from recemb.command_line.search import METHODS, _options, _read_config
 from tests.command_line.small import ROOT, small_config, write
 
 TABLES = ("user", "item")
+LIGHTNING = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning",
+    "ignore:.*does not have many workers",
+    "ignore:.*exists and is not empty",
+)
+"""Notices of Lightning's own, which the command line silences."""
 
 
 def config() -> dict:
@@ -165,3 +175,108 @@ def test_tables_that_cannot_be_searched_are_named(tmp_path, capsys):
     own = ["--config", write(found, tmp_path), "--run", str(tmp_path / "run")]
     assert main(["search", *own, "--budget", "1 kB"]) == 2
     assert "'user': it has a budget of its own" in capsys.readouterr().err
+
+
+OPTEMBED = [
+    "--method", "optembed", "--warm_up", "0", "--epochs", "1", "--held_out", "0.2",
+    "--threshold_learning_rate", "1", "--alpha", "0.02", "--rounds", "2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evolved(tmp_path_factory) -> Path:
+    """A finished search by OptEmbed under a budget."""
+    folder = tmp_path_factory.mktemp("optembed")
+    own = ["--config", write(config(), folder), "--run", str(folder / "run"), *OPTEMBED]
+    assert main(["search", *own, "--share", "0.4"]) == 0
+    return folder / "run"
+
+
+@LIGHTNING
+def test_optembed_returns_the_best_of_all_that_fit(evolved):
+    derived = json.loads((evolved / "derived.json").read_text())
+    state = json.loads((evolved / "evolution.json").read_text())
+    results = json.loads((evolved / "results.json").read_text())
+    best, score = max(state["scores"], key=lambda one: one[1])
+    assert score == derived["held_out_auc"]
+    widths = {name: len(derived["keep"][name][0]) for name in derived["keep"]}
+    assert list(widths.values()) == best
+    assert derived["dense"]["bytes"] == results["forms"]["dense"]["bytes"]["tables"]
+    assert derived["dense"]["bytes"] <= results["budget"]
+    # Thresholds have dropped some rows and not all, which takes a map.
+    assert 0 < min(derived["rows_kept"].values()) < 1
+    # Scored again, as it is stored, it is as good.
+    search = searching(evolved)
+    keep = {name: [list(range(width))] for name, width in widths.items()}
+    assert search.held_out_auc(search.selected(keep)) == score
+
+
+def searching(folder: Path):
+    """Return a search as it is when its supernet is trained."""
+    source = str(folder.parent / "config.yaml")
+    options = _options(["--config", source, "--share", "0.4", *OPTEMBED])
+    search = METHODS["optembed"](options, _read_config(options), folder)
+    search.load(json.loads((folder / "supernet/results.json").read_text()))
+    return search
+
+
+@LIGHTNING
+def test_candidates_are_scored_without_gradients(evolved):
+    search = searching(evolved)
+    seen = []
+    hook = search.model.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    search.fitness((3, 5))
+    hook.remove()
+    assert seen
+    assert not any(seen)
+    assert not search.model.training
+
+
+@LIGHTNING
+def test_an_evolution_goes_on_after_its_last_round(evolved, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(evolved, folder)
+    shutil.copy(evolved.parent / "config.yaml", tmp_path)
+    whole = json.loads((evolved / "evolution.json").read_text())
+    (folder / "derived.json").unlink()
+    first = {"round": 2, "scores": whole["scores"][:40]}
+    (folder / "evolution.json").write_text(json.dumps(first))
+    search = searching(folder)
+    search.derive()
+    assert json.loads((folder / "evolution.json").read_text()) == whole
+
+
+def test_optembed_without_a_budget_reports_its_bytes(tmp_path):
+    own = ["--config", write(config(), tmp_path), "--run", str(tmp_path / "run"), *OPTEMBED]
+    assert main(["search", *own, "--start", "fresh"]) == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["budget"] == results["forms"]["dense"]["bytes"]["tables"]
+
+
+def test_dnis_needs_a_budget(tmp_path, capsys):
+    assert main(["search", "--config", write(config(), tmp_path)]) == 2
+    assert "dnis finds what is best within a budget" in capsys.readouterr().err
+
+
+@LIGHTNING
+def test_a_search_that_is_stopped_goes_on_to_the_bit(tmp_path):
+    found = config()
+    path = write(found, tmp_path)
+    states = []
+    for name, stops in (("whole", [3]), ("stopped", [2, 3])):
+        for epochs in stops:
+            # As after a kill: what an earlier, shorter search has left is gone on from.
+            options = _options([
+                "--config", path, "--share", "0.5", "--warm_up", "1", "--epochs", str(epochs - 1),
+            ])  # fmt: skip
+            search = METHODS["dnis"](options, _read_config(options), tmp_path / name)
+            done = tmp_path / name / "supernet/results.json"
+            done.unlink(missing_ok=True)
+            search.supernet()
+        states.append(read_checkpoint(tmp_path / name / "supernet/checkpoints/last.ckpt"))
+    whole, stopped = (one["state_dict"] for one in states)
+    gates = [name for name in whole if name.endswith("gate_SD")]
+    assert len(gates) == 2
+    assert all(float(whole[name].std()) > 0.01 for name in gates)
+    for name in whole:
+        assert torch.equal(whole[name], stopped[name]), name
