@@ -39,6 +39,7 @@ from recemb.rebuild import rebuild_data, rebuild_model, with_tables
 from recemb.results import config_hash, new_run, table, versions, write_results
 from recemb.search.evolution import Evolution, EvolutionSettings, Widths
 from recemb.search.optembed import thresholds_of
+from recemb.search.plots import plot_dimensions, plot_history, plot_quality, pyplot
 from recemb.search.supernet import (
     Searched,
     gated,
@@ -69,6 +70,8 @@ def run(arguments: list[str]) -> None:
     """Search the dimensions of a model's plain tables under a budget, and train what is found."""
     options = _options(arguments)
     started = time.perf_counter()
+    if options.plots:
+        pyplot()  # asked for before anything is trained
     folder: Path = options.run or new_run("search", options.config.stem)
     if options.resume and not options.run:
         raise RecembError("resume: it needs the folder that --run names")
@@ -156,6 +159,12 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--draws", type=int, default=20, help="selections that the baseline random draws"
     )
+    parser.add_argument(
+        "--plots",
+        action="store_true",
+        help="draw dimensions by table and block, gates or thresholds by epoch, and quality "
+        "against bytes into the run folder (needs matplotlib)",
+    )
     parser.add_argument("--seed_everything", type=int, help="(default: that of the configuration)")
     parser.add_argument(
         "--run", type=Path, help="run folder, new or empty (default: runs/<config>/<time>-search)"
@@ -233,6 +242,8 @@ class _Search(ABC):
 
     callback: str
     """Class path of the callback that searches."""
+    learned: str
+    """What it learns, in a word."""
 
     def __init__(self, options: argparse.Namespace, config: Section, folder: Path) -> None:
         self.options, self.config, self.folder = options, config, folder
@@ -256,6 +267,8 @@ class _Search(ABC):
         derived = self.derive()
         forms = {name: self.form(name) for name in self.options.forms}
         baselines = {name: getattr(self, name)() for name in self.options.baselines}
+        if self.options.plots:
+            self.plot(derived, {**forms, **baselines})
         return {
             "budget": self.budget,
             "kept": self.kept,
@@ -459,6 +472,15 @@ class _Search(ABC):
             train("fit", ["--config", str(config), "--run", str(folder), *start])
         return _reported(json.loads(done.read_text()))
 
+    def plot(self, derived: Section, trained: Mapping[str, Section]) -> None:
+        """Draw the pictures."""
+        plot_dimensions(derived["keep"], self.folder / "dimensions.png")
+        callback = self.callback.rpartition(".")[2]
+        history = self.checkpoint["callbacks"][callback]["history"]
+        plot_history(history, self.learned, self.folder / f"{self.learned}.png")
+        metric = next(name for one in trained.values() for name in one.get("metrics", {"": 0}))
+        plot_quality(trained, metric.replace("val/", "test/"), self.folder / "quality.png")
+
     # Baselines
 
     def full(self) -> Section:
@@ -538,6 +560,7 @@ class _DNIS(_Search):
     """Gates, then the dimensions that are worth most."""
 
     callback = "recemb.search.dnis.DNIS"
+    learned = "gates"
 
     def supernet_table(self, name: str, config: Full, spaces: Sequence[IdSpace]) -> TableConfig:
         return gated(name, config, spaces, self.options.blocks, self.options.block_ids)
@@ -567,6 +590,7 @@ class _OptEmbed(_Search):
     """Thresholds in training, then an evolution of widths."""
 
     callback = "recemb.search.optembed.OptEmbed"
+    learned = "thresholds"
 
     def supernet_table(self, name: str, config: Full, spaces: Sequence[IdSpace]) -> TableConfig:
         return thresholded(name, config, spaces)

@@ -38,7 +38,7 @@ def config() -> dict:
 OPTIONS = [
     "--share", "0.5", "--blocks", "20", "--block_ids", "20", "--warm_up", "1", "--epochs", "1",
     "--draws", "2",
-    "--held_out", "0.2", "--forms", "dense", "sparse",
+    "--held_out", "0.2", "--forms", "dense", "sparse", "--plots",
     "--baselines", "full", "uniform", "mixed_dim", "pruning", "random",
 ]  # fmt: skip
 
@@ -68,6 +68,9 @@ def test_everything_is_trained_within_the_budget(run):
     for name in ("dense", "sparse", "random"):
         assert trained[name]["bytes"]["tables"] >= 0.99 * budget, name
     assert list(results["kept"]) == ["shared"]
+    assert {path.name for path in run.glob("*.png")} == {
+        "dimensions.png", "gates.png", "quality.png",
+    }  # fmt: skip
 
 
 def test_the_found_tables_are_a_configuration_that_fit_takes(run, tmp_path):
