@@ -141,6 +141,11 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--warm_up", type=int, default=2, help="epochs before gates move")
     parser.add_argument("--epochs", type=int, default=3, help="epochs of the search after them")
     parser.add_argument("--every", type=int, default=1, help="training steps per step of the gates")
+    parser.add_argument(
+        "--patience",
+        type=int,
+        help="end dnis when so many epochs have not improved it on held-out rows (default: never)",
+    )
     parser.add_argument("--gate_learning_rate", type=float, default=0.01)
     parser.add_argument("--l1", type=float, default=1e-5, help="on the gates")
     parser.add_argument(
@@ -571,6 +576,7 @@ class _DNIS(_Search):
             "learning_rate": self.options.gate_learning_rate,
             "l1": self.options.l1,
             "every": self.options.every,
+            "patience": self.options.patience,
         }
 
     def searched_tables(self) -> dict[str, Searched]:

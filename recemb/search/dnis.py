@@ -24,7 +24,9 @@ from torch import Tensor
 
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
-from recemb.tables.gated import Gates
+from recemb.physical import BITS
+from recemb.tables.frequency_blocks import block_sizes
+from recemb.tables.gated import Gated, Gates
 
 
 class DNIS(Callback):
@@ -109,13 +111,10 @@ class DNIS(Callback):
         embeddings: Embeddings = pl_module.embeddings  # type: ignore[assignment]
         gates = gates_of(embeddings)
         self.history.append({name: one.gate_SD.clone() for name, one in gates.items()})
-        open_share = torch.cat([one.gate_SD.flatten() for one in gates.values()]).mean()
-        pl_module.log("search/mean_gate", open_share, prog_bar=True)
+        pl_module.log("search/bytes", float(open_bytes(embeddings)), prog_bar=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the search where it no longer helps."""
-        if not trainer.training and trainer.state.fn != "fit":
-            return
         if self.patience is None or trainer.current_epoch < self.warm_up_epochs:
             return
         score = float(trainer.callback_metrics["val/auc"])
@@ -147,6 +146,19 @@ def gates_of(embeddings: Embeddings) -> dict[str, Gates]:
     if not gates:
         raise RecembError("dnis: no table is of kind gated; search through `recemb search`")
     return gates
+
+
+def open_bytes(embeddings: Embeddings) -> int:
+    """Return the bytes of the elements of gated tables whose gates are not closed."""
+    total = 0.0
+    for name, gates in gates_of(embeddings).items():
+        config = embeddings.tables[name]
+        assert isinstance(config, Gated)
+        sizes = block_sizes(f"table {name!r}", config, embeddings.spaces[name], config.all_ends)
+        open_S = (gates.gate_SD > 0).sum(1).tolist()
+        elements = sum(size * count for size, count in zip(sizes, open_S, strict=True))
+        total += elements * BITS[config.precision] / 8
+    return round(total)
 
 
 def _endless(trainer: Trainer) -> Iterator[Any]:

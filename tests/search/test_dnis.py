@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
-from recemb.search.dnis import DNIS, gates_of
+from recemb.search.dnis import DNIS, gates_of, open_bytes
 from recemb.tables.full import Full
 from recemb.tables.gated import Gated
 from tests.tables.helpers import as_tensor, embeddings, feature, ids
@@ -101,6 +101,33 @@ def test_gates_may_move_less_often() -> None:
         before = gate_SD.clone()
         search.on_train_batch_end(now, model, None, None, number)  # type: ignore[arg-type]
         assert torch.equal(gate_SD, before) != moves
+
+
+def test_the_search_ends_when_it_no_longer_helps() -> None:
+    search = DNIS(warm_up_epochs=1, patience=2)
+    stops = []
+    # The warm-up's .9 does not count; .7 is the best, and two epochs do not reach it.
+    for epoch, auc in enumerate([0.9, 0.6, 0.7, 0.65, 0.7]):
+        now: Any = SimpleNamespace(
+            current_epoch=epoch, callback_metrics={"val/auc": torch.tensor(auc)}, should_stop=False
+        )
+        # As when it is resumed in between.
+        again = DNIS(warm_up_epochs=1, patience=2)
+        again.load_state_dict(search.state_dict())
+        search = again
+        search.on_validation_end(now, Model())  # type: ignore[arg-type]
+        stops.append(now.should_stop)
+    assert stops == [False, False, False, False, True]
+
+
+def test_bytes_are_those_of_open_gates() -> None:
+    model = Model()
+    gate_SD = gates_of(model.embeddings)["t"].gate_SD
+    assert open_bytes(model.embeddings) == 50 * 2 * 4
+    gate_SD[0, 0] = 0.0
+    gate_SD[1] = torch.tensor([0.0, 1e-9])
+    # Ten ids are in the first block, forty in the second.
+    assert open_bytes(model.embeddings) == (10 + 40) * 4
 
 
 def test_bad_settings_and_models_are_refused() -> None:
