@@ -13,7 +13,7 @@ import atexit
 import math
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from tqdm import tqdm
@@ -22,6 +22,7 @@ from data.batch import Batch, batch_of
 from data.chunk import Chunk, concatenate
 from data.encode import Encoder
 from data.files import PROGRESS_ROWS, TableFile
+from recemb.errors import RecembError
 
 
 class Loader:
@@ -35,6 +36,11 @@ class Loader:
         seed: Together with the epoch's number, all that the order depends on.
         cache_bytes: Encoded row groups are kept in memory up to this size.
         part: This process's number and how many there are; each gets its part of every batch.
+        chosen: Which rows of the file there are (default: all): from the number of a row group's
+            first row and its size, the places of its rows.
+
+    Raises:
+        RecembError: If no row is chosen.
 
     A Lightning trainer drives the three methods of its protocol for resumable loaders:
     ``state_dict``, ``load_state_dict`` and, through ``sampler``, ``set_epoch``.
@@ -53,8 +59,20 @@ class Loader:
         seed: int,
         cache_bytes: int,
         part: tuple[int, int] = (0, 1),
+        chosen: Callable[[int, int], torch.Tensor] | None = None,
     ) -> None:
         self.part = part
+        self.group_sizes: list[int] = file.group_sizes
+        self._chosen: list[torch.Tensor] | None = None
+        if chosen is not None:
+            self._chosen = [
+                chosen(file.first_row(group), size) for group, size in enumerate(file.group_sizes)
+            ]
+            self.group_sizes = [len(rows) for rows in self._chosen]
+            if not sum(self.group_sizes):
+                raise RecembError(
+                    f"{file.path}: no row is left of {file.num_rows}; hold out others"
+                )
         self.file = file
         self.encoder = encoder
         self.batch_size = batch_size
@@ -69,7 +87,7 @@ class Loader:
         self._resume_at: tuple[int, int] | None = None
 
     def __len__(self) -> int:
-        return math.ceil(self.file.num_rows / self.batch_size)
+        return math.ceil(sum(self.group_sizes) / self.batch_size)
 
     @property
     def sampler(self) -> "Loader":
@@ -104,7 +122,7 @@ class Loader:
 
     def fill_cache(self) -> None:
         """Encode, and so check, row groups until all are cached or the cache is full."""
-        groups = range(len(self.file.group_sizes))
+        groups = range(len(self.group_sizes))
         quick = self.file.num_rows < PROGRESS_ROWS
         for group in tqdm(groups, f"reading {self.file.path.name}", disable=quick, leave=False):
             if self._cached_bytes >= self.cache_bytes:
@@ -144,7 +162,7 @@ class Loader:
 
     def _plan(self, generator: torch.Generator) -> list[list[int]]:
         """Return the row groups of each window."""
-        num_groups = len(self.file.group_sizes)
+        num_groups = len(self.group_sizes)
         if not self.shuffle_rows:
             return [[group] for group in range(num_groups)]
         windows: list[list[int]] = []
@@ -154,7 +172,7 @@ class Loader:
                 windows.append([])
                 rows = 0
             windows[-1].append(group)
-            rows += self.file.group_sizes[group]
+            rows += self.group_sizes[group]
         return windows
 
     def _chunk(self, group: int) -> Chunk:
@@ -162,6 +180,8 @@ class Loader:
             return self._cache[group]
         frame = self.file.read(group, self.encoder.file_columns)
         chunk = self.encoder.encode(frame, self.file.first_row(group))
+        if self._chosen is not None:
+            chunk = chunk.take(self._chosen[group])
         if self._cached_bytes + chunk.num_bytes <= self.cache_bytes:
             self._cache[group] = chunk
             self._cached_bytes += chunk.num_bytes

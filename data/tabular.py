@@ -1,7 +1,7 @@
 """Tabular: any parquet or CSV files with named columns, as a Lightning data module."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from data.columns import AttributeFile, Columns, IdColumn, ListColumn, NumberColumn
 from data.encode import Encoder
 from data.files import TableFile
+from data.held_out import rows_of_side
 from data.loader import Loader
 from data.said import said_schema
 from data.schema import build_schema, count_values
@@ -94,6 +95,7 @@ class Tabular(LightningDataModule):
         self.shuffle_rows = shuffle_rows
         self.cache_bytes = cache_bytes
         self.seed = seed
+        self.held_out = 0.0
         self._loaders: dict[str, Loader] = {}
 
     @functools.cached_property
@@ -113,13 +115,43 @@ class Tabular(LightningDataModule):
         """Return the file of ``train``, ``validation`` or ``test``."""
         return TableFile(self.folder / self.paths[stage])
 
+    def hold_out(self, share: float) -> None:
+        """Validate on a share of the training rows, and train on the others.
+
+        The files of validation and test are not opened then: this is for what chooses a model
+        before it is validated. Which rows are held out is fixed by their numbers.
+
+        Args:
+            share: Above 0 and below 1.
+
+        Raises:
+            RecembError: If the share is out of range.
+        """
+        if not 0 < share < 1:
+            raise RecembError(f"data: the share held out must be above 0 and below 1, got {share}")
+        self.held_out = share
+        self._loaders.clear()
+
+    def _source(self, stage: str) -> tuple[str, Callable[[int, int], Tensor] | None]:
+        """Return the file that a stage reads, and which of its rows."""
+        if not self.held_out:
+            return stage, None
+        if stage == "test":
+            raise RecembError("data: there is no test while training rows are held out")
+        return "train", functools.partial(rows_of_side, self.held_out, stage != "train")
+
     def loader(self, stage: str) -> Loader:
-        """Return the batches of a stage; its first rows are checked here."""
+        """Return the batches of a stage; its first rows are checked here.
+
+        Beside those of files there is ``search``: the rows that are held out, in the batches and
+        the changing order of training.
+        """
         if stage not in self._loaders:
-            file = self.file(stage)
+            source, chosen = self._source(stage)
+            file = self.file(source)
             encoder = Encoder(file.path, self.columns, self.schema)
             file.require(encoder.file_columns)
-            training = stage == "train"
+            training = stage in ("train", "search")
             loader = Loader(
                 file,
                 encoder,
@@ -128,6 +160,7 @@ class Tabular(LightningDataModule):
                 seed=self.seed,
                 cache_bytes=self.cache_bytes,
                 part=(processes.rank(), processes.world_size()),
+                chosen=chosen,
             )
             loader.fill_cache()
             self._loaders[stage] = loader
@@ -145,11 +178,22 @@ class Tabular(LightningDataModule):
         """Open and check every file that ``stage`` will need, before anything is trained."""
         needed = {"fit": STAGES, "validate": ("validation",), "test": ("test",)}
         for name in needed.get(stage, ("test",)):
-            self.loader(name)
+            if not (self.held_out and name == "test"):
+                self.loader(name)
 
     def train_dataloader(self) -> Loader:
         """Return shuffled training batches."""
         return self.loader("train")
+
+    def search_dataloader(self) -> Loader:
+        """Return the rows that are held out as shuffled batches of the training's size.
+
+        Raises:
+            RecembError: If none are.
+        """
+        if not self.held_out:
+            raise RecembError("data: no training rows are held out; call hold_out first")
+        return self.loader("search")
 
     def val_dataloader(self) -> Loader:
         """Return validation batches in the order of the file."""

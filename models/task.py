@@ -115,6 +115,11 @@ class RankingTask(LightningModule):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return (self.global_step + 1) % every == 0
 
+    def search_loss(self, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of a batch, for a search that learns from it."""
+        logits_B = self(batch.ids, batch.dense_BK)
+        return nn.functional.binary_cross_entropy_with_logits(logits_B, batch.label_B)
+
     def penalty(self) -> Tensor | float:
         """Return what regularisation adds to the loss of the batch just scored."""
         return 0.0

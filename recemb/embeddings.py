@@ -277,7 +277,10 @@ class Embeddings(nn.Module):
         return cast("list[FeatureGroup]", list(self.groups))
 
     def rows_read(self, feature: str, ids_N: Tensor) -> dict[str, Tensor]:
-        """Return which rows ids of one feature read, by physical table: (N, reads per id) each."""
+        """Return which rows ids of one feature read, by physical table: (N, reads per id) each.
+
+        -1 where an id reads none.
+        """
         group = next(one for one in self._groups() if feature in one.names)
         return group.rows_read(feature, ids_N, self.rows)
 

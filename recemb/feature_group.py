@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recemb.jagged import Ids, Jagged, Vectors, is_tracing, sizes_of, split_rows
 from recemb.pooling import Pooling, pool
 from recemb.rows.store import RowsStore
-from recemb.tables.kind import BlockIds, TableFeature, TableKind, distinct
+from recemb.tables.kind import BlockIds, PartialReads, TableFeature, TableKind, distinct
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,13 @@ class FeatureGroup(nn.Module):
             feature_N = torch.repeat_interleave(feature_F, sizes_F)
             rows_PT = self.kind.encode(ids_N, feature_N)
         cuts = [self._split_blocks(ids_N, sizes_F), self._split_blocks(feature_N, sizes_F)]
-        for part, rows_T in enumerate(rows_PT):
-            read_sizes_F = sizes_F * self.reads_PF[part]
+        for part, read in enumerate(rows_PT):
+            if isinstance(read, PartialReads):
+                rows_T, is_read_N = read.rows_T, read.is_read_N.reshape(-1)
+                read_sizes_F = torch.zeros_like(sizes_F)
+                read_sizes_F = read_sizes_F.index_add(0, feature_N, is_read_N.to(sizes_F.dtype))
+            else:
+                rows_T, read_sizes_F = read, sizes_F * self.reads_PF[part]
             gathered = rows.gather(self.part_tables[part], rows_T.reshape(-1), read_sizes_F)
             cuts.append(self._split_blocks(gathered, read_sizes_F))
         vectors: dict[str, Vectors] = {}
@@ -95,14 +100,22 @@ class FeatureGroup(nn.Module):
         return vectors
 
     def rows_read(self, feature: str, ids_N: Tensor, rows: RowsStore) -> dict[str, Tensor]:
-        """Return which rows ids of one feature read, by physical table: (N, reads per id) each."""
+        """Return which rows ids of one feature read, by physical table: (N, reads per id) each.
+
+        -1 where an id reads none.
+        """
         number = self.names.index(feature)
-        rows_PT = self.kind.encode(ids_N, torch.full_like(ids_N, number))
+        read_P = self.kind.encode(ids_N, torch.full_like(ids_N, number))
         physical = [names[number] for names in self.part_tables]
-        return {
-            name: rows_T.reshape(ids_N.shape[0], -1) - rows.base_row(name)
-            for name, rows_T in zip(physical, rows_PT, strict=True)
-        }
+        found = {}
+        for name, read in zip(physical, read_P, strict=True):
+            if isinstance(read, PartialReads):
+                rows_N = torch.full_like(ids_N, -1)
+                rows_N[read.is_read_N] = read.rows_T - rows.base_row(name)
+                found[name] = rows_N.unsqueeze(1)
+            else:
+                found[name] = read.reshape(ids_N.shape[0], -1) - rows.base_row(name)
+        return found
 
     def _places(self, place_N: Tensor, given_F: Tensor, sizes_F: Tensor) -> list[Tensor | None]:
         """Return, per block, where each given id is among the block's distinct ones."""

@@ -1,6 +1,7 @@
 """Rebuild: a checkpoint's model, and its data, from the checkpoint alone."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from lightning import LightningDataModule, LightningModule
 
 from recemb.checkpoint import checkpoint_config, checkpoint_schema, load_module, read_checkpoint
+from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.schema import Schema
 
@@ -80,6 +82,44 @@ def written_model(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) ->
     text = parser.dump(parser.parse_object({"model": dict(settings)}), skip_none=False)
     model: dict[str, Any] = yaml.safe_load(text)["model"]
     return model
+
+
+def with_tables(
+    checkpoint: Mapping[str, Any],
+    config: Mapping[str, Any],
+    model: LightningModule,
+    embeddings: Embeddings,
+    changed: Sequence[str],
+    method: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a checkpoint of weights alone in which some tables are others, and its configuration.
+
+    Args:
+        checkpoint: The model's own.
+        config: Its sections, and what else goes into the new configuration.
+        model: Rebuilt; it gets the new embeddings.
+        embeddings: The new ones.
+        changed: The tables that are others.
+        method: Which made them; the checkpoint remembers it.
+    """
+    settings = config["model"]
+    tables = {name: asdict(embeddings.tables[name]) for name in changed}
+    renewed = settings["init_args"]["tables"] | tables
+    section = {**settings, "init_args": {**settings["init_args"], "tables": renewed}}
+    written = {**config, "model": written_model(checkpoint, section)}
+    old = checkpoint["recemb"]
+    sections = {name: written[name] for name in ("model", "data")}
+    model.embeddings = embeddings
+    weights = {
+        "pytorch-lightning_version": checkpoint["pytorch-lightning_version"],
+        "state_dict": model.state_dict(),
+        "recemb": {
+            **old,
+            "config": yaml.safe_dump(sections, sort_keys=False),
+            "compressed": [*old.get("compressed", []), method],
+        },
+    }
+    return weights, written
 
 
 def _model_parser(schema: Schema) -> jsonargparse.ArgumentParser:

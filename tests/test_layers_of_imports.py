@@ -18,8 +18,9 @@ def _module_of(path: Path) -> str:
 FILES = {_module_of(path): path for path in sorted((ROOT / "recemb").rglob("*.py"))}
 KINDS = {
     "adaptive", "codes", "compositional", "deduplicated", "deep_hash", "dpq", "dynamic", "full",
-    "hashed", "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "tensor_train", "unified",
-    "weighted_hash", "id_map", "numbered", "registry",
+    "gated", "hashed", "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "selected",
+    "tensor_train", "thresholded", "unified", "weighted_hash", "frequency_blocks", "id_map",
+    "numbered", "registry",
 }  # fmt: skip
 
 

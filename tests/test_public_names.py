@@ -19,13 +19,14 @@ def test_names_of_the_package():
 def test_kinds():
     assert set(KINDS) == {
         "adaptive", "codes", "compositional", "deduplicated", "deep_hash", "dpq", "dynamic", "full",
-        "hashed", "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "tensor_train", "unified",
-        "weighted_hash",
+        "gated", "hashed", "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "selected",
+        "tensor_train", "thresholded", "unified", "weighted_hash",
     }  # fmt: skip
 
 
 def test_verbs():
     lines = [line.split() for line in USAGE.splitlines() if line.startswith("  ")]
     assert [words[0] for words in lines] == [
-        "fit", "validate", "test", "predict", "plan", "compress", "export", "show", "kinds",
+        "fit", "validate", "test", "predict", "plan", "search", "compress", "export", "show",
+        "kinds",
     ]  # fmt: skip

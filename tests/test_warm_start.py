@@ -165,13 +165,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dpq": {"num_parts": 4, "num_keys": 16},
     "dynamic": {"num_rows": 30, "every": 2},
     "full": {},
+    "gated": {"ends": [5, 20]},
     "hashed": {"num_rows": 20},
     "matryoshka": {"serve": 8},
     "mgqe": {"num_parts": 4, "num_keys": 16, "rest_keys": 8},
     "mixed_dim": {"exponent": 0.5},
     "pruned": {"num_values": 160},
     "robe": {"num_values": 160, "chunk": 4},
+    "selected": {"ends": [5, 20], "keep": [[0, 1, 2, 3, 4, 5, 6, 7], [1, 2, 4, 5], [0, 7]]},
     "tensor_train": {"rank": 4},
+    "thresholded": {},
     "unified": {"num_rows": 20},
     "weighted_hash": {"num_rows": 20},
 }
@@ -405,6 +408,7 @@ FREE = {
     "hashed": 20 * 8,
     "pruned": 160 * 41 / 61,
     "robe": 160,
+    "selected": 5 * 8 + 15 * 4 + 21 * 2,
     "tensor_train": 4 * 2 * 4 + 4 * 4 * 2 * 4 + 4 * 4 * 2,
     "unified": 20 * 8,
     "weighted_hash": 20 * 8 + 41 * 2,
@@ -422,6 +426,8 @@ BOUNDS = {
     "deep_hash": 0.25,
     # A row per id.
     "deduplicated": 1e-5,
+    "gated": 1e-5,
+    "thresholded": 1e-5,
     "matryoshka": 1e-5,
     "mixed_dim": 1e-5,
 }

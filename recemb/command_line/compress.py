@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,12 +14,12 @@ from recemb.checkpoint import WholeFileIO, checkpoint_config, read_checkpoint
 from recemb.command_line.show import summary
 from recemb.compress.methods import METHODS
 from recemb.compress.plan import share_in_bytes
-from recemb.compress.tables import Compressed, compress
+from recemb.compress.tables import compress
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.memory import peak_memory_bytes
-from recemb.rebuild import rebuild_data, rebuild_model, written_model
+from recemb.rebuild import rebuild_data, rebuild_model, with_tables
 from recemb.results import config_hash, new_run, versions, write_results
 from recemb.serving.program import ServedProgram
 from recemb.tables.budget import parse_bytes
@@ -38,7 +38,10 @@ def run(arguments: list[str]) -> None:
     source.data.setup("validate")
     found = compress(source.embeddings, METHODS[options.method], budget, options.tables)
     before = _measured(source.model, source.data)
-    checkpoint, config = _compressed(options, source, found)
+    changed = [name for name in found.embeddings.tables if name not in found.kept]
+    checkpoint, config = with_tables(
+        source.checkpoint, source.config, source.model, found.embeddings, changed, options.method
+    )
     # What is measured is what is written, and not what was converted.
     model = rebuild_model(options.checkpoint, checkpoint, options.allow)
     after = _measured(model, source.data)
@@ -173,31 +176,3 @@ def _measured(model: LightningModule, data: LightningDataModule) -> dict[str, An
         },
         "tables": tables,
     }
-
-
-def _compressed(
-    options: argparse.Namespace, source: _Source, found: Compressed
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the new checkpoint and its configuration."""
-    tables = {
-        name: config for name, config in found.embeddings.tables.items() if name not in found.kept
-    }
-    settings = source.config["model"]
-    given = settings["init_args"]["tables"]
-    renewed = given | {name: asdict(config) for name, config in tables.items()}
-    model = {**settings, "init_args": {**settings["init_args"], "tables": renewed}}
-    config = {**source.config, "model": written_model(source.checkpoint, model)}
-    old = source.checkpoint["recemb"]
-    sections = {name: config[name] for name in ("model", "data")}
-    header = {
-        **old,
-        "config": yaml.safe_dump(sections, sort_keys=False),
-        "compressed": [*old.get("compressed", []), options.method],
-    }
-    source.model.embeddings = found.embeddings
-    checkpoint = {
-        "pytorch-lightning_version": source.checkpoint["pytorch-lightning_version"],
-        "state_dict": source.model.state_dict(),
-        "recemb": header,
-    }
-    return checkpoint, config

@@ -19,6 +19,7 @@ USAGE = """usage: python -m recemb VERB [options]
   test       measure a checkpoint on the test file
   predict    write a checkpoint's click probabilities for the test file
   plan       print where the tables of a training would lie, and what that costs
+  search     learn which dimensions are worth their bytes, and train what is found
   compress   write a checkpoint with smaller tables, and measure what that costs
   export     write a checkpoint's model as TorchScript that needs only torch
   show       print what a run folder holds
@@ -75,6 +76,12 @@ def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
         _quiet()
         run(rest)
 
+    def search(verb: str, rest: list[str]) -> None:
+        from recemb.command_line.search import run
+
+        _quiet()
+        run(rest)
+
     def export(verb: str, rest: list[str]) -> None:
         from recemb.command_line.export import run
 
@@ -92,8 +99,8 @@ def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
         run(rest)
 
     training = dict.fromkeys(("fit", "validate", "test", "predict"), train)
-    others = {"compress": compress, "export": export, "show": show, "kinds": kinds}
-    return {**training, "plan": plan, **others}
+    written = {"plan": plan, "search": search, "compress": compress, "export": export}
+    return {**training, **written, "show": show, "kinds": kinds}
 
 
 def _quiet() -> None:

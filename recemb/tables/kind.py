@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -345,6 +345,18 @@ class BlockIds:
     feature_N: Tensor
 
 
+class PartialReads(NamedTuple):
+    """Row numbers of a part that only some ids read, one row each.
+
+    Attributes:
+        rows_T: One for each id that reads the part, in the order of the ids.
+        is_read_N: Which ids do.
+    """
+
+    rows_T: Tensor
+    is_read_N: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Handover:
     """Rows that go to other ids: their vectors and optimizer state begin anew.
@@ -369,8 +381,10 @@ class TableKind(nn.Module, ABC):
     """Whether an id costs so much that each distinct one of a batch is worth finding first."""
 
     @abstractmethod
-    def encode(self, ids_N: Tensor, feature_N: Tensor) -> tuple[Tensor, ...]:
+    def encode(self, ids_N: Tensor, feature_N: Tensor) -> tuple[Tensor | PartialReads, ...]:
         """Return the row numbers to read, per part: T int64, the reads of an id adjacent.
+
+        A part that only some ids read, once, comes as :class:`PartialReads`.
 
         Args:
             ids_N: Ids of all features, feature by feature.
@@ -386,7 +400,8 @@ class TableKind(nn.Module, ABC):
         """Return the (N, D) vectors of features that share the signature of ``feature``.
 
         Args:
-            parts: Gathered rows per part: (N, reads per id, d).
+            parts: Gathered rows per part: (N, reads per id, d); of a part that only some ids read
+                (T, 1, d).
             feature: Any one of the features, for what they have in common. Where the table has a
                 learned module, all of them read that table.
             ids: The N ids.

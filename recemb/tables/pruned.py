@@ -101,13 +101,17 @@ class Elements(nn.Module):
         element's magnitude counts divided by its rank in its row: 1 for the row's largest, 2 for
         the next.
         """
-        num_ids, dim = rows_VD.shape
-        elements = cls(num_ids, dim, num_values, 1.0)
         size_VD = rows_VD.abs()
         rank_VD = size_VD.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
-        flat = rows_VD.flatten()
-        place_M = (size_VD / rank_VD).flatten().topk(num_values).indices.sort().values
-        elements.value_M.data.copy_(flat[place_M])
+        return cls.at(rows_VD, (size_VD / rank_VD).flatten().topk(num_values).indices)
+
+    @classmethod
+    def at(cls, rows_VD: Tensor, place_M: Tensor) -> "Elements":
+        """Return the elements of a table at places, its elements numbered row by row."""
+        num_ids, dim = rows_VD.shape
+        elements = cls(num_ids, dim, len(place_M), 1.0)
+        place_M = place_M.sort().values
+        elements.value_M.data.copy_(rows_VD.flatten()[place_M])
         elements.column_M.copy_(place_M % dim)
         elements.offset_V.copy_(torch.searchsorted(place_M, torch.arange(num_ids + 1) * dim))
         return elements

@@ -205,6 +205,8 @@ def _add_wanted(
         parts_BrD = wanted_BD.unflatten(1, (reads, width))
     else:
         return
+    is_read_B = rows_Br[:, 0] >= 0
+    rows_Br, parts_BrD, weight_B = rows_Br[is_read_B], parts_BrD[is_read_B], weight_B[is_read_B]
     weight_T1 = weight_B.repeat_interleave(reads).unsqueeze(1)
     sum_RD.index_add_(0, rows_Br.flatten(), parts_BrD.flatten(0, 1) * weight_T1)
     total_R1.index_add_(0, rows_Br.flatten(), weight_T1)

@@ -55,13 +55,17 @@ def find_moves(
                 return None
             if not is_alike or old_Kr.shape != new_Kr.shape:
                 return None
+            is_read_M = new_Kr.flatten() >= 0
+            if not torch.equal(is_read_M, old_Kr.flatten() >= 0):
+                return None
             # Reads of equally many rows correspond one by one.
-            wanted = old_Kr.flatten() + first[number_of[old]]
-            known = source[new][new_Kr.flatten()]
+            wanted = old_Kr.flatten()[is_read_M] + first[number_of[old]]
+            new_M = new_Kr.flatten()[is_read_M]
+            known = source[new][new_M]
             if bool(((known >= 0) & (known != wanted)).any()):
                 return None
-            source[new][new_Kr.flatten()] = wanted
-            if not torch.equal(source[new][new_Kr.flatten()], wanted):
+            source[new][new_M] = wanted
+            if not torch.equal(source[new][new_M], wanted):
                 return None
     return {name: _moves(source_R, list(old_physical), first) for name, source_R in source.items()}
 

@@ -1,0 +1,285 @@
+"""The verb search, on a click log that is trained on in seconds."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from recemb.checkpoint import read_checkpoint
+from recemb.command_line.main import main
+from recemb.command_line.search import METHODS, _options, _read_config
+from tests.command_line.small import ROOT, small_config, write
+
+TABLES = ("user", "item")
+LIGHTNING = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning",
+    "ignore:.*does not have many workers",
+    "ignore:.*exists and is not empty",
+)
+"""Notices of Lightning's own, which the command line silences."""
+
+
+def config() -> dict:
+    """Plain tables of users and items beside a unified one, which is not searched."""
+    found = small_config()
+    model = found["model"]["init_args"]
+    model["tables"]["shared"]["num_rows"] = 100
+    model["tables"] |= {name: {"kind": "full", "dim": 8} for name in TABLES}
+    model["features"] |= {name: {"table": name} for name in TABLES}
+    found["trainer"]["max_epochs"] = 1
+    return found
+
+
+OPTIONS = [
+    "--share", "0.5", "--blocks", "20", "--block_ids", "20", "--warm_up", "1", "--epochs", "1",
+    "--draws", "2",
+    "--held_out", "0.2", "--forms", "dense", "sparse", "--plots",
+    "--baselines", "full", "uniform", "mixed_dim", "pruning", "random",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A finished search."""
+    folder = tmp_path_factory.mktemp("search")
+    path = write(config(), folder)
+    assert main(["search", "--config", path, "--run", str(folder / "run"), *OPTIONS]) == 0
+    return folder / "run"
+
+
+def test_everything_is_trained_within_the_budget(run):
+    results = json.loads((run / "results.json").read_text())
+    budget = results["budget"]
+    trained = results["forms"] | results["baselines"]
+    assert trained.keys() == {
+        "dense", "sparse", "full", "uniform", "mixed_dim", "pruning", "random",
+    }  # fmt: skip
+    for name, one in trained.items():
+        if name == "full":
+            assert one["bytes"]["tables"] > budget
+        elif "refused" not in one:
+            assert one["bytes"]["tables"] <= budget, name
+            assert one["metrics"]["test/auc"] > 0.55, name
+    for name in ("dense", "sparse", "random"):
+        assert trained[name]["bytes"]["tables"] >= 0.99 * budget, name
+    assert list(results["kept"]) == ["shared"]
+    assert {path.name for path in run.glob("*.png")} == {
+        "dimensions.png", "gates.png", "quality.png",
+    }  # fmt: skip
+
+
+def test_the_found_tables_are_a_configuration_that_fit_takes(run, tmp_path):
+    found = yaml.safe_load((run / "tables.yaml").read_text())
+    tables = found["model"]["init_args"]["tables"]
+    assert {name: one["kind"] for name, one in tables.items()} == {
+        "shared": "unified", "user": "selected", "item": "selected",
+    }  # fmt: skip
+    own = ["--config", str(run / "tables.yaml"), "--run", str(tmp_path / "fit")]
+    assert main(["fit", *own]) == 0
+    fitted = json.loads((tmp_path / "fit/results.json").read_text())
+    searched = json.loads((run / "dense/results.json").read_text())
+    assert fitted["tables"] == searched["tables"]
+    exported = ["--run", str(tmp_path / "export"), "--output", str(tmp_path / "model.pt")]
+    assert main(["export", str(tmp_path / "fit/checkpoints/best.ckpt"), *exported]) == 0
+
+
+def test_what_was_searched_is_what_is_written_and_nothing_is_done_twice(run, tmp_path, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.glob("*/checkpoints/*.ckpt")}
+    assert len(before) == 2 * 8
+    path = str(run.parent / "config.yaml")
+    assert main(["search", "--config", path, "--run", str(run), "--resume", *OPTIONS]) == 0
+    assert {path: path.stat().st_mtime_ns for path in run.glob("*/checkpoints/*.ckpt")} == before
+
+
+def searched(folder: Path, **files: Path) -> dict:
+    """Search on given files and return what was derived."""
+    found = config()
+    found["data"] = {
+        "class_path": "data.tabular.Tabular",
+        "init_args": {
+            "folder": "/",
+            "label": "label",
+            "categorical": {"user": {}, "item": {}},
+            "batch_size": 64,
+            **{name: str(path)[1:] for name, path in files.items()},
+        },
+    }
+    model = found["model"] = {
+        "class_path": "models.deepfm.DeepFM",
+        "init_args": {
+            "tables": {name: {"kind": "full", "dim": 4} for name in TABLES},
+            "features": {name: {"table": name} for name in TABLES},
+            "network": {"hidden": [8]},
+        },
+    }
+    assert model["init_args"]["tables"]
+    folder.mkdir()
+    own = ["--config", write(found, folder), "--run", str(folder / "run")]
+    options = ["--share", "0.5", "--block_ids", "5", "--warm_up", "1", "--epochs", "1"]
+    assert main(["search", *own, *options]) == 0
+    return json.loads((folder / "run/derived.json").read_text())
+
+
+def test_validation_and_test_never_steer(tmp_path):
+    generator = np.random.default_rng(1)
+    user, item = generator.integers(0, 40, 3000), generator.integers(0, 30, 3000)
+    rows = pl.DataFrame({"user": user, "item": item, "label": (user + item) % 2})
+    rows[:2000].write_parquet(tmp_path / "train.parquet")
+    rows[2000:].write_parquet(tmp_path / "rest.parquet")
+    flipped = rows[2000:].with_columns(label=1 - pl.col("label"))
+    flipped.write_parquet(tmp_path / "flipped.parquet")
+    train = tmp_path / "train.parquet"
+    found = [
+        searched(tmp_path / f"by {name}", train=train, validation=other, test=other)
+        for name in ("rest", "flipped")
+        for other in [tmp_path / f"{name}.parquet"]
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--budget", "1"], "a budget of 1 bytes is too small for the tables that are searched"),
+        (["--budget", "1 kB", "--held_out", "1.5"], "the share held out must be above 0 and below"),
+        (["--budget", "1 kB", "--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["--budget", "1 kB", "--every", "0"], "every must be at least 1, got 0"),
+        (["--budget", "1 kB", "--resume"], "resume: it needs the folder that --run names"),
+    ],
+)
+def test_mistakes_end_in_one_line(change, message, tmp_path, capsys, monkeypatch):
+    found = config()
+    found["model"]["init_args"]["tables"].pop("shared")
+    found["model"]["init_args"]["features"] = {
+        name: one
+        for name, one in found["model"]["init_args"]["features"].items()
+        if one["table"] != "shared"
+    }
+    found["model"]["init_args"].pop("history", None)
+    monkeypatch.chdir(ROOT)
+    path = write(found, tmp_path)
+    run = [] if "--resume" in change else ["--run", str(tmp_path / "run")]
+    quick = [] if "--epochs" in change else ["--epochs", "1"]
+    assert main(["search", "--config", path, *run, "--warm_up", "0", *quick, *change]) == 2
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("recemb")]
+    assert line.startswith("recemb search: ")
+    assert message in line
+
+
+def test_tables_that_cannot_be_searched_are_named(tmp_path, capsys):
+    found = config()
+    for name in TABLES:
+        found["model"]["init_args"]["tables"][name] |= {"share": 0.5}
+    own = ["--config", write(found, tmp_path), "--run", str(tmp_path / "run")]
+    assert main(["search", *own, "--budget", "1 kB"]) == 2
+    assert "'user': it has a budget of its own" in capsys.readouterr().err
+
+
+OPTEMBED = [
+    "--method", "optembed", "--warm_up", "0", "--epochs", "1", "--held_out", "0.2",
+    "--threshold_learning_rate", "1", "--alpha", "0.02", "--rounds", "2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evolved(tmp_path_factory) -> Path:
+    """A finished search by OptEmbed under a budget."""
+    folder = tmp_path_factory.mktemp("optembed")
+    own = ["--config", write(config(), folder), "--run", str(folder / "run"), *OPTEMBED]
+    assert main(["search", *own, "--share", "0.4"]) == 0
+    return folder / "run"
+
+
+@LIGHTNING
+def test_optembed_returns_the_best_of_all_that_fit(evolved):
+    derived = json.loads((evolved / "derived.json").read_text())
+    state = json.loads((evolved / "evolution.json").read_text())
+    results = json.loads((evolved / "results.json").read_text())
+    best, score = max(state["scores"], key=lambda one: one[1])
+    assert score == derived["held_out_auc"]
+    widths = {name: len(derived["keep"][name][0]) for name in derived["keep"]}
+    assert list(widths.values()) == best
+    assert derived["dense"]["bytes"] == results["forms"]["dense"]["bytes"]["tables"]
+    assert derived["dense"]["bytes"] <= results["budget"]
+    # Thresholds have dropped some rows and not all, which takes a map.
+    assert 0 < min(derived["rows_kept"].values()) < 1
+    # Scored again, as it is stored, it is as good.
+    search = searching(evolved)
+    keep = {name: [list(range(width))] for name, width in widths.items()}
+    assert search.held_out_auc(search.selected(keep)) == score
+
+
+def searching(folder: Path):
+    """Return a search as it is when its supernet is trained."""
+    source = str(folder.parent / "config.yaml")
+    options = _options(["--config", source, "--share", "0.4", *OPTEMBED])
+    search = METHODS["optembed"](options, _read_config(options), folder)
+    search.load(json.loads((folder / "supernet/results.json").read_text()))
+    return search
+
+
+@LIGHTNING
+def test_candidates_are_scored_without_gradients(evolved):
+    search = searching(evolved)
+    seen = []
+    hook = search.model.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    search.fitness((3, 5))
+    hook.remove()
+    assert seen
+    assert not any(seen)
+    assert not search.model.training
+
+
+@LIGHTNING
+def test_an_evolution_goes_on_after_its_last_round(evolved, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(evolved, folder)
+    shutil.copy(evolved.parent / "config.yaml", tmp_path)
+    whole = json.loads((evolved / "evolution.json").read_text())
+    (folder / "derived.json").unlink()
+    first = {"round": 2, "scores": whole["scores"][:40]}
+    (folder / "evolution.json").write_text(json.dumps(first))
+    search = searching(folder)
+    search.derive()
+    assert json.loads((folder / "evolution.json").read_text()) == whole
+
+
+def test_optembed_without_a_budget_reports_its_bytes(tmp_path):
+    own = ["--config", write(config(), tmp_path), "--run", str(tmp_path / "run"), *OPTEMBED]
+    assert main(["search", *own, "--start", "fresh"]) == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["budget"] == results["forms"]["dense"]["bytes"]["tables"]
+
+
+def test_dnis_needs_a_budget(tmp_path, capsys):
+    assert main(["search", "--config", write(config(), tmp_path)]) == 2
+    assert "dnis finds what is best within a budget" in capsys.readouterr().err
+
+
+@LIGHTNING
+def test_a_search_that_is_stopped_goes_on_to_the_bit(tmp_path):
+    found = config()
+    path = write(found, tmp_path)
+    states = []
+    for name, stops in (("whole", [3]), ("stopped", [2, 3])):
+        for epochs in stops:
+            # As after a kill: what an earlier, shorter search has left is gone on from.
+            options = _options([
+                "--config", path, "--share", "0.5", "--warm_up", "1", "--epochs", str(epochs - 1),
+            ])  # fmt: skip
+            search = METHODS["dnis"](options, _read_config(options), tmp_path / name)
+            done = tmp_path / name / "supernet/results.json"
+            done.unlink(missing_ok=True)
+            search.supernet()
+        states.append(read_checkpoint(tmp_path / name / "supernet/checkpoints/last.ckpt"))
+    whole, stopped = (one["state_dict"] for one in states)
+    gates = [name for name in whole if name.endswith("gate_SD")]
+    assert len(gates) == 2
+    assert all(float(whole[name].std()) > 0.01 for name in gates)
+    for name in whole:
+        assert torch.equal(whole[name], stopped[name]), name
