@@ -43,7 +43,9 @@ class Thresholded(TableConfig):
     """The name of the kind."""
 
     searched: ClassVar[str] = "dim"
-    formula: ClassVar[str] = "E[id] if |E[id]|_1 > t, its first k elements, t and k per id space"
+    formula: ClassVar[str] = (
+        "E[id] if its L1 norm is above t, its first k elements; t, k per id space"
+    )
     memory: ClassVar[str] = "ids x dim, and a threshold and a width per id space"
     paper: ClassVar[str] = "Lyu et al. 2022, arXiv:2208.04482 (the supernet of search)"
 
