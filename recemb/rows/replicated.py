@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recemb import collectives
 from recemb.rows.local import Gradients, Learning, LocalRowsStore, _Block, sum_duplicates
 
 
@@ -64,20 +65,10 @@ class ReplicatedRowsStore(LocalRowsStore):
 def exchange(own: Gradients) -> Gradients:
     """Return the gradients of all processes one after the other; rows may repeat.
 
-    Two messages: how much each process has, and row numbers beside gradients, because on a CPU a
-    message costs more than what is in it.
+    Row numbers go beside gradients, because on a CPU a message costs more than what is in it.
     """
-    device, world_size = own.rows_U.device, dist.get_world_size()
-    header = torch.tensor([len(own.rows_U), own.reads], device=device)
-    headers = [torch.empty_like(header) for _ in range(world_size)]
-    dist.all_gather(headers, header)
-    sizes, reads = torch.stack(headers).T.tolist()
-    # Collectives want equal shapes. A row number takes the place of two fp32 elements.
-    packed = own.grads_UD.new_zeros(max(sizes), 2 + own.grads_UD.shape[1])
-    packed[: sizes[dist.get_rank()], :2] = own.rows_U.view(torch.float32).view(-1, 2)
-    packed[: sizes[dist.get_rank()], 2:] = own.grads_UD
-    blocks = [torch.empty_like(packed) for _ in sizes]
-    dist.all_gather(blocks, packed)
-    together = torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
+    # A row number takes the place of two fp32 elements.
+    rows_U2 = own.rows_U.view(torch.float32).view(-1, 2)
+    together = torch.cat(collectives.rows_of_all(torch.cat([rows_U2, own.grads_UD], 1)))
     rows_T = together[:, :2].contiguous().view(torch.int64).flatten()
-    return Gradients(rows_T, together[:, 2:].contiguous(), sum(reads))
+    return Gradients(rows_T, together[:, 2:].contiguous(), own.reads)
