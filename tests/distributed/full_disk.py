@@ -5,6 +5,7 @@
 prints what the second save says; FOLDER is on a small disk of its own.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -36,13 +37,11 @@ def main(folder: Path) -> None:
     save()
     first = module.rows.values("ads").clone()
     files = sorted(one.name for one in folder.iterdir())
-    with (folder / "filler").open("wb") as filler:
-        try:
-            while True:
-                filler.write(bytes(1 << 16))
-                filler.flush()
-        except OSError:
-            pass
+    # Until the disk is full.
+    with contextlib.suppress(OSError), (folder / "filler").open("wb") as filler:
+        while True:
+            filler.write(bytes(1 << 16))
+            filler.flush()
     module.rows.assign("ads", first + 1)
     try:
         save()
