@@ -7,40 +7,53 @@ go to ``benchmarks/search/``: ``results.md`` (table), ``results.json`` (every ru
 per model.
 
 The protocol is that of ``configs/<model>/movielens1m.yaml`` with tables of dimension 64 for every
-feature, batches of 4,096, and rows at a learning rate of 0.01. Epochs are chosen by validation AUC,
-test is read once per training; searches see neither.
+feature, batches of 4,096, at most 30 epochs, and rows at a learning rate of 0.003: of .001, .003
+and .01 the one at which the plain tables are best on validation (seed 1). Every line has the same.
+Epochs are chosen by validation AUC, test is read once per training; searches see neither.
+
+What does not depend on the budget is trained once per model and seed: the plain tables, and the
+supernets of dnis and optembed.
 """
 
 import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from recemb.search.plots import plot_dimensions, pyplot
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "benchmarks" / "search"
 DIM = 64
 MODELS = ("deepfm", "dcn")
 SHARES = (0.5, 0.1)
-ROWS_LEARNING_RATE, BATCH_SIZE = 0.01, 4096
+ROWS_LEARNING_RATE, BATCH_SIZE, EPOCHS = 0.003, 4096, 30
 FEATURES = ("user", "movie", "zip", "gender", "age", "occupation")
 OPTIONS: dict[str, list[str]] = {
     # The plain tables and the baselines are trained beside the first method, for all of them.
     "dnis": [
-        "--warm_up", "1", "--epochs", "2", "--forms", "dense", "sparse",
+        "--warm_up", "2", "--epochs", "3", "--forms", "dense", "sparse",
         "--baselines", "full", "uniform", "mixed_dim", "pruning", "random",
     ],
-    "optembed": ["--warm_up", "0", "--epochs", "3"],
+    "optembed": ["--warm_up", "0", "--epochs", "5"],
+    "deeplight": ["--warm_up", "2", "--epochs", "3"],
+    "pep": ["--warm_up", "0", "--epochs", "5"],
+    "autodim": ["--warm_up", "2", "--epochs", "3"],
 }  # fmt: skip
+REUSED = {"dnis": ("supernet", "full"), "optembed": ("supernet",)}
+"""Folders of a run that do not depend on its budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +62,15 @@ class Run:
 
     model: str
     method: str
-    share: float
+    share: float | None
+    """None for a method that knows no budget."""
     seed: int
 
     @property
     def folder(self) -> Path:
         """Where its configuration and results go."""
-        name = f"{self.model}-{self.method}-{self.share:g}-{self.seed}"
+        share = "own" if self.share is None else f"{self.share:g}"
+        name = f"{self.model}-{self.method}-{share}-{self.seed}"
         return ROOT / "runs" / "search" / name
 
     @property
@@ -64,13 +79,17 @@ class Run:
         return self.folder / "run" / "results.json"
 
 
-def runs(seeds: int, models: list[str], shares: list[float], methods: list[str]) -> Iterator[Run]:
-    """Yield the searches, a seed after the other."""
-    for seed in range(1, seeds + 1):
-        for model in models:
-            for share in shares:
-                for method in methods:
-                    yield Run(model=model, method=method, share=share, seed=seed)
+def runs(
+    seeds: int, models: Sequence[str], shares: Sequence[float], methods: Sequence[str]
+) -> Iterator[list[Run]]:
+    """Yield the searches of a method, model and seed, which reuse what they have in common."""
+    for method in methods:
+        for seed in range(1, seeds + 1):
+            for model in models:
+                yield [
+                    Run(model=model, method=method, share=share, seed=seed)
+                    for share in ([None] if method == "autodim" else shares)
+                ]
 
 
 def config_of(run: Run) -> dict[str, Any]:
@@ -83,8 +102,15 @@ def config_of(run: Run) -> dict[str, Any]:
     arguments["features"] = {name: {"table": name} for name in FEATURES}
     arguments["rows_optimizer"]["learning_rate"] = ROWS_LEARNING_RATE
     config["data"]["init_args"]["batch_size"] = BATCH_SIZE
-    config["trainer"]["enable_progress_bar"] = False
+    config["trainer"] |= {"enable_progress_bar": False, "max_epochs": EPOCHS}
     return config
+
+
+def search_all(several: list[Run], threads: int) -> None:
+    """Search one after the other."""
+    for run in several:
+        print(run.folder.name, flush=True)
+        search(run, threads)
 
 
 def search(run: Run, threads: int) -> None:
@@ -92,10 +118,16 @@ def search(run: Run, threads: int) -> None:
     if run.done.is_file():
         return
     run.folder.mkdir(parents=True, exist_ok=True)
+    for share in SHARES:
+        for name in REUSED.get(run.method, ()):
+            there, here = replace(run, share=share).done.parent / name, run.done.parent / name
+            if (there / "results.json").is_file() and not here.exists():
+                shutil.copytree(there, here)
     path = run.folder / "config.yaml"
     path.write_text(yaml.safe_dump(config_of(run), sort_keys=False))
     where = ["--config", str(path), "--run", str(run.done.parent), "--resume"]
-    how = ["--method", run.method, "--share", str(run.share), *OPTIONS[run.method]]
+    share = [] if run.share is None else ["--share", str(run.share)]
+    how = ["--method", run.method, *share, *OPTIONS[run.method]]
     command = [sys.executable, "-m", "recemb", "search", *where, *how]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -112,9 +144,14 @@ def lines_of(run: Run) -> dict[str, dict[str, Any]]:
         for name, one in results[group].items():
             if "refused" not in one:
                 line = f"{run.method} {name}" if group == "forms" else name
-                # A search costs its supernet and the training of what was found.
-                cost = one["seconds"] + (seconds if group == "forms" else 0)
+                # A search costs its supernet, the choice, and the training of what was found.
+                cost = one["seconds"]
+                if group == "forms":
+                    cost += seconds + results["derived"][name]["seconds"]
                 found[line] = {
+                    "dimensions": results["derived"][name]["dimensions"]
+                    if group == "forms"
+                    else {},
                     "bytes": one["bytes"]["tables"],
                     "budget": results["budget"],
                     "test_auc": one["metrics"]["test/auc"],
@@ -126,31 +163,68 @@ def lines_of(run: Run) -> dict[str, dict[str, Any]]:
 
 def summarize(done: list[Run]) -> list[dict[str, Any]]:
     """Return a row per model, share and line: means and spreads over seeds."""
-    groups: dict[tuple[str, float, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, float | None, str], dict[int, dict[str, Any]]] = defaultdict(dict)
     for run in done:
         for line, found in lines_of(run).items():
-            groups[run.model, 1.0 if line == "full" else run.share, line].append(
-                {"seed": run.seed, **found}
-            )
+            share = 1.0 if line == "full" else run.share
+            groups[run.model, share, line].setdefault(run.seed, found)
     rows = []
-    for (model, share, line), several in groups.items():
-        by_seed = list({one["seed"]: one for one in several}.values())
-        row: dict[str, Any] = {"model": model, "share": share, "line": line, "seeds": len(by_seed)}
-        for name in ("test_auc", "val_auc"):
-            values = [one[name] for one in by_seed]
-            row[name] = statistics.mean(values)
+    for (model, share, line), by_seed in groups.items():
+        full = groups.get((model, 1.0, "full"), {})
+        pairs = [(one, full[seed]) for seed, one in by_seed.items() if seed in full]
+        several = list(by_seed.values())
+        row: dict[str, Any] = {"model": model, "share": share, "line": line, "seeds": len(several)}
+        columns = {
+            "test_auc": [one["test_auc"] for one in several],
+            "val_auc": [one["val_auc"] for one in several],
+            "against_full": [one["test_auc"] - plain["test_auc"] for one, plain in pairs],
+            "cost": [one["seconds"] / plain["seconds"] for one, plain in pairs],
+        }
+        for name, values in columns.items():
+            row[name] = statistics.mean(values) if values else None
             row[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
-        row["bytes"] = statistics.mean(one["bytes"] for one in by_seed)
-        row["budget"] = by_seed[0]["budget"]
-        row["seconds"] = statistics.median(one["seconds"] for one in by_seed)
+        row["bytes"] = statistics.mean(one["bytes"] for one in several)
+        row["budget"] = several[0]["budget"]
+        row["dimensions"] = mean_dimensions([one["dimensions"] for one in several])
         rows.append(row)
     return rows
 
 
-def spread(row: Mapping[str, Any], name: str) -> str:
+def mean_dimensions(several: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """Return the mean number of dimensions by table and block."""
+    return {
+        name: [round(statistics.mean(values), 2) for values in zip(*each, strict=True)]
+        for name in several[0]
+        if (each := [one[name] for one in several])
+    }
+
+
+def spread(row: Mapping[str, Any], name: str, form: str = ".4f") -> str:
     """Return a mean and its deviation."""
+    if row[name] is None:
+        return ""
     deviation = row[f"{name}_sd"]
-    return f"{row[name]:.4f}" + (f" +- {deviation:.4f}" if deviation is not None else "")
+    return f"{row[name]:{form}}" + (f" +- {deviation:.4f}" if deviation is not None else "")
+
+
+def section(title: str, rows: list[dict[str, Any]]) -> list[str]:
+    """Return a table, in the order of the rows."""
+    lines = [
+        "",
+        f"## {title}",
+        "",
+        "| | seeds | test AUC | against full, by seed | validation AUC | bytes | of the budget "
+        "| trainings of full |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cost = "" if row["cost"] is None else f"{row['cost']:.1f}"
+        lines.append(
+            f"| {row['line']} | {row['seeds']} | {spread(row, 'test_auc')} | "
+            f"{spread(row, 'against_full', '+.4f')} | {spread(row, 'val_auc')} | "
+            f"{row['bytes']:,.0f} | {row['bytes'] / row['budget']:.1%} | {cost} |"
+        )
+    return lines
 
 
 def markdown(rows: list[dict[str, Any]], missing: int) -> str:
@@ -165,35 +239,29 @@ def markdown(rows: list[dict[str, Any]], missing: int) -> str:
         f"`python benchmarks/search.py`, commit {commit}. {platform.machine()}, {os.cpu_count()} "
         f"CPUs, Python {platform.python_version()}, torch {torch.__version__}. Protocol: see the "
         "head of `benchmarks/search.py`. Mean, and sample standard deviation where there are "
-        "several seeds; a search costs its supernet and the training of what it found.",
+        "several seeds. The last column is the time of all that a line takes, a search's supernet, "
+        "choice and retraining included, over that of one training of the plain tables; other work "
+        "ran beside, so it is rough.",
     ]
     if missing:
         lines += ["", f"{missing} of the searches have not been run yet; the command goes on."]
     for model in MODELS:
         own = [row for row in rows if row["model"] == model]
         plain = [row for row in own if row["line"] == "full"]
-        for share in sorted({row["share"] for row in own} - {1.0}, reverse=True):
+        for share in SHARES:
             at = [row for row in own if row["share"] == share]
-            lines += [
-                "",
-                f"## {model}, {share:.0%} of the bytes ({at[0]['budget']:,})",
-                "",
-                "| | seeds | test AUC | validation AUC | bytes of the budget | seconds |",
-                "|---|---|---|---|---|---|",
-            ]
-            for row in [*plain, *sorted(at, key=lambda one: -one["test_auc"])]:
-                lines.append(
-                    f"| {row['line']} | {row['seeds']} | {spread(row, 'test_auc')} | "
-                    f"{spread(row, 'val_auc')} | {row['bytes'] / at[0]['budget']:.1%} | "
-                    f"{row['seconds']:.0f} |"
-                )
+            best_first = sorted(at, key=lambda one: -one["test_auc"])
+            if at:
+                title = f"{model}, {share:.0%} of the bytes ({at[0]['budget']:,})"
+                lines += section(title, [*plain, *best_first])
+        unbudgeted = [row for row in own if row["share"] is None]
+        if unbudgeted:
+            lines += section(f"{model}, at what the search finds", [*plain, *unbudgeted])
     return "\n".join(lines) + "\n"
 
 
 def plot(rows: list[dict[str, Any]], model: str, path: Path) -> None:
     """Draw test AUC against bytes, a line each."""
-    from recemb.search.plots import pyplot
-
     drawing = pyplot()
     figure, axes = drawing.subplots(figsize=(9, 6), constrained_layout=True)
     for line in sorted({row["line"] for row in rows if row["model"] == model}):
@@ -222,16 +290,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of each search")
+    parser.add_argument("--workers", type=int, default=2, help="searches at a time")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES))
     parser.add_argument("--methods", nargs="+", choices=OPTIONS, default=list(OPTIONS))
     parser.add_argument("--report", action="store_true", help="search nothing: report what is done")
     options = parser.parse_args()
     if not options.report:
-        for run in runs(options.seeds, options.models, options.shares, options.methods):
-            print(run.folder.name, flush=True)
-            search(run, options.threads)
-    every = list(runs(options.seeds, list(MODELS), list(SHARES), list(OPTIONS)))
+        asked = runs(options.seeds, options.models, options.shares, options.methods)
+        with ThreadPoolExecutor(options.workers) as pool:
+            list(pool.map(lambda several: search_all(several, options.threads), asked))
+    every = [
+        run for several in runs(options.seeds, MODELS, SHARES, list(OPTIONS)) for run in several
+    ]
     done = [run for run in every if run.done.is_file()]
     rows = summarize(done)
     OUTPUT.mkdir(exist_ok=True)
@@ -239,6 +310,11 @@ def main() -> None:
     (OUTPUT / "results.json").write_text(json.dumps(rows, indent=1))
     for model in {row["model"] for row in rows}:
         plot(rows, model, OUTPUT / f"{model}.png")
+    for row in rows:
+        if row["line"] == "dnis dense":
+            plot_dimensions(
+                row["dimensions"], OUTPUT / f"{row['model']}-{row['share']:g}-dimensions.png"
+            )
     print(f"{OUTPUT / 'results.md'} is written")
 
 

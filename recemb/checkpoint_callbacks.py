@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recemb import processes
 from recemb.checkpoint import FORMAT, SECTIONS, copy_checkpoint
+from recemb.monitor import AUC, Monitor
 from recemb.schema import Schema
 
 
@@ -23,14 +24,15 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         folder: Where checkpoints go.
+        monitor: What is best.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, monitor: Monitor = AUC) -> None:
         super().__init__(
             dirpath=str(folder),
             filename="best",
-            monitor="val/auc",
-            mode="max",
+            monitor=monitor.name,
+            mode=monitor.mode,
             save_last=True,
             enable_version_counter=False,
         )
@@ -55,10 +57,9 @@ class BestCheckpoint(ModelCheckpoint):
                     copy_checkpoint(best, copy)
                 kept = {str(copy): state["best_model_score"]}
             path = next(iter(kept), "")
+            worst = -math.inf if self.mode == "max" else math.inf
             state |= {"best_model_path": path, "kth_best_model_path": path, "best_k_models": kept}
-            state |= (
-                {} if kept else {"best_model_score": None, "kth_value": torch.tensor(-math.inf)}
-            )
+            state |= {} if kept else {"best_model_score": None, "kth_value": torch.tensor(worst)}
         super().load_state_dict(state)
 
 

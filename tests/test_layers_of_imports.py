@@ -17,9 +17,12 @@ def _module_of(path: Path) -> str:
 
 FILES = {_module_of(path): path for path in sorted((ROOT / "recemb").rglob("*.py"))}
 KINDS = {
-    "adaptive", "codes", "compositional", "deduplicated", "deep_hash", "dpq", "dynamic", "full",
+    "adaptive", "candidate_dims", "codes", "compositional", "deduplicated", "deep_hash", "dpq",
+    "dynamic", "full",
     "gated", "hashed", "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "selected",
-    "tensor_train", "thresholded", "unified", "weighted_hash", "frequency_blocks", "id_map",
+        "soft_thresholded",
+    "tensor_train", "thresholded", "unified", "weighted_hash", "flags", "frequency_blocks",
+    "id_map",
     "numbered", "registry",
 }  # fmt: skip
 

@@ -18,8 +18,10 @@ def test_names_of_the_package():
 
 def test_kinds():
     assert set(KINDS) == {
-        "adaptive", "codes", "compositional", "deduplicated", "deep_hash", "dpq", "dynamic", "full",
+        "adaptive", "candidate_dims", "codes", "compositional", "deduplicated", "deep_hash", "dpq",
+        "dynamic", "full",
         "gated", "hashed", "matryoshka", "mgqe", "mixed_dim", "pruned", "robe", "selected",
+        "soft_thresholded",
         "tensor_train", "thresholded", "unified", "weighted_hash",
     }  # fmt: skip
 

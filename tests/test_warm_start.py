@@ -158,6 +158,7 @@ def test_raw_ids_are_paired_with_a_vocabularys():
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "adaptive": {"num_rows": 20},
+    "candidate_dims": {"candidates": [8]},
     "codes": {"num_parts": 4, "num_bits": 4},
     "compositional": {"num_remainders": 6},
     "deduplicated": {"num_blocks": 20},
@@ -173,6 +174,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pruned": {"num_values": 160},
     "robe": {"num_values": 160, "chunk": 4},
     "selected": {"ends": [5, 20], "keep": [[0, 1, 2, 3, 4, 5, 6, 7], [1, 2, 4, 5], [0, 7]]},
+    "soft_thresholded": {},
     "tensor_train": {"rank": 4},
     "thresholded": {},
     "unified": {"num_rows": 20},
@@ -428,6 +430,9 @@ BOUNDS = {
     "deduplicated": 1e-5,
     "gated": 1e-5,
     "thresholded": 1e-5,
+    "soft_thresholded": 2e-3,
+    # Fitted through a batch norm, by descent.
+    "candidate_dims": 0.15,
     "matryoshka": 1e-5,
     "mixed_dim": 1e-5,
 }

@@ -77,7 +77,7 @@ def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
         run(rest)
 
     def search(verb: str, rest: list[str]) -> None:
-        from recemb.command_line.search import run
+        from recemb.command_line.search.verb import run
 
         _quiet()
         run(rest)

@@ -35,6 +35,7 @@ from recemb.distributed import lost, strategy
 from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.memory import peak_memory_bytes
+from recemb.monitor import monitor_of
 from recemb.results import config_hash, new_run, table, versions, write_results
 from recemb.rows.choice import stores_made_by
 from recemb.schema import Schema
@@ -278,7 +279,7 @@ class TrainingCLI(LightningCLI):
             )
         callbacks = config.get("callbacks") or []
         callbacks = list(callbacks if isinstance(callbacks, list) else [callbacks])
-        self.best = BestCheckpoint(folder / "checkpoints")
+        self.best = BestCheckpoint(folder / "checkpoints", monitor_of(self.model))
         header = Header(self.plain, self.datamodule.schema)
         config["callbacks"] = [*callbacks, self.throughput, header]
         if self.is_sharded:

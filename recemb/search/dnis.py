@@ -24,7 +24,9 @@ from torch import Tensor
 
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
+from recemb.monitor import monitor_of
 from recemb.physical import BITS
+from recemb.search.held_out import endless_batches
 from recemb.tables.frequency_blocks import block_sizes
 from recemb.tables.gated import Gated, Gates
 
@@ -40,8 +42,8 @@ class DNIS(Callback):
         learning_rate: Of the gates; above 0.
         l1: Added to their gradient; at least 0.
         every: Training steps per step of the gates, at least 1.
-        patience: The search ends when it has not improved validation AUC (of the held-out rows,
-            with the gates) for so many epochs; None: it does not.
+        patience: The search ends when it has not improved validation (on the held-out rows, with
+            the gates) for so many epochs; None: it does not.
 
     Attributes:
         history: The gates at the end of each epoch, by table.
@@ -76,7 +78,7 @@ class DNIS(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the held-out rows anew, in an order that the epoch decides."""
-        self._batches = _endless(trainer)
+        self._batches = endless_batches(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -117,8 +119,9 @@ class DNIS(Callback):
         """End the search where it no longer helps."""
         if self.patience is None or trainer.current_epoch < self.warm_up_epochs:
             return
-        score = float(trainer.callback_metrics["val/auc"])
-        if self.best is None or score > self.best:
+        monitor = monitor_of(pl_module)
+        score = float(trainer.callback_metrics[monitor.name])
+        if monitor.is_better(score, self.best):
             self.best, self.stale = score, 0
             return
         self.stale += 1
@@ -159,13 +162,3 @@ def open_bytes(embeddings: Embeddings) -> int:
         elements = sum(size * count for size, count in zip(sizes, open_S, strict=True))
         total += elements * BITS[config.precision] / 8
     return round(total)
-
-
-def _endless(trainer: Trainer) -> Iterator[Any]:
-    """Yield held-out batches for ever; the order depends on the epoch and on nothing else."""
-    loader = trainer.datamodule.search_dataloader()  # type: ignore[attr-defined]
-    turn = 0
-    while True:
-        loader.set_epoch(trainer.current_epoch * 1000 + turn)
-        yield from loader
-        turn += 1

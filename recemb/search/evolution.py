@@ -10,6 +10,7 @@ public code; it is that of Guo et al., "Single Path One-Shot Neural Architecture
 Sampling", ECCV 2020, arXiv:1904.00420.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from dataclasses import dataclass, field
 from recemb.errors import RecembError
 
 Widths = tuple[int, ...]
+EXCHANGED = 4
+"""Widths that are exchanged at most to fill a budget."""
 TRIES = 50
 """New candidates are drawn so often for each that is wanted before a round makes do with fewer."""
 
@@ -147,3 +150,67 @@ class Evolution:
             if one not in self.scores and one not in found and one not in others:
                 found.append(one)
         return found
+
+
+def filled(
+    widths: Widths, sizes: Sequence[Sequence[int]], budget: int, source: random.Random
+) -> Widths:
+    """Return widths changed until they fit a budget and fill it.
+
+    Widths drawn at random are made narrower while all are too large, then wider one by one while
+    there is room; then, as features differ in what a width costs, one is made a little wider and
+    another a little narrower where that leaves less room.
+
+    Args:
+        widths: To begin with.
+        sizes: Bytes of each feature at each width, from 1, rising.
+        budget: Bytes of all features together, at least those at width 1.
+        source: Of the draws.
+    """
+    found = list(widths)
+
+    def room() -> int:
+        return budget - sum(own[width - 1] for own, width in zip(sizes, found, strict=True))
+
+    while room() < 0:
+        place = source.choice([place for place, width in enumerate(found) if width > 1])
+        found[place] = source.randint(1, found[place] - 1)
+    order = source.sample(range(len(found)), len(found))
+    while True:
+        wider = [
+            place
+            for place in order
+            if found[place] < len(sizes[place])
+            and sizes[place][found[place]] - sizes[place][found[place] - 1] <= room()
+        ]
+        if not wider:
+            break
+        for place in wider:
+            if sizes[place][found[place]] - sizes[place][found[place] - 1] <= room():
+                found[place] += 1
+    best = room()
+    changes: tuple[tuple[int, int], ...] = ()
+    for up, down in itertools.permutations(order, 2):
+        for more, less in itertools.product(range(1, EXCHANGED + 1), repeat=2):
+            tried = (up, more), (down, -less)
+            left = _room_after(found, sizes, room(), *tried)
+            if left is not None and left < best:
+                best, changes = left, tried
+    for place, change in changes:
+        found[place] += change
+    return tuple(found)
+
+
+def _room_after(
+    widths: Sequence[int],
+    sizes: Sequence[Sequence[int]],
+    room: int,
+    *changes: tuple[int, int],
+) -> int | None:
+    """Return what is left of the room after changes of widths; None where they cannot be."""
+    for place, change in changes:
+        width = widths[place] + change
+        if not 1 <= width <= len(sizes[place]):
+            return None
+        room -= sizes[place][width - 1] - sizes[place][widths[place] - 1]
+    return room if room >= 0 else None

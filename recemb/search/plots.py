@@ -31,19 +31,24 @@ def pyplot() -> Any:
     return drawing
 
 
-def heat_map(keep: Mapping[str, Sequence[Sequence[int]]]) -> Tensor:
+def heat_map(dimensions: Mapping[str, Sequence[float]]) -> Tensor:
     """Return the number of dimensions by table and block; NaN where a table has fewer blocks."""
-    longest = max(map(len, keep.values()))
-    counts = torch.full((len(keep), longest), torch.nan)
-    for row, own in zip(counts, keep.values(), strict=True):
-        row[: len(own)] = torch.tensor([float(len(kept)) for kept in own])
+    longest = max(map(len, dimensions.values()))
+    counts = torch.full((len(dimensions), longest), torch.nan)
+    for row, own in zip(counts, dimensions.values(), strict=True):
+        row[: len(own)] = torch.tensor(own)
     return counts
 
 
-def plot_dimensions(keep: Mapping[str, Sequence[Sequence[int]]], path: Path) -> None:
-    """Draw how many dimensions each block of each table keeps."""
+def plot_dimensions(dimensions: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw how many dimensions the ids of each block of each table keep, on average.
+
+    Args:
+        dimensions: By table, a number for each block.
+        path: Of the picture.
+    """
     drawing = pyplot()
-    counts = heat_map(keep)
+    counts = heat_map(dimensions)
     rows, columns = counts.shape
     figure, axes = drawing.subplots(
         figsize=(2.5 + 0.6 * columns, 1.6 + 0.45 * rows), constrained_layout=True
@@ -52,9 +57,12 @@ def plot_dimensions(keep: Mapping[str, Sequence[Sequence[int]]], path: Path) -> 
     for row in range(rows):
         for column in range(columns):
             if not counts[row, column].isnan():
-                text = f"{int(counts[row, column])}"
-                axes.text(column, row, text, ha="center", va="center", color="white", fontsize=8)
-    axes.set_yticks(range(rows), list(keep))
+                number = float(counts[row, column])
+                text = f"{number:.0f}" if number.is_integer() else f"{number:.1f}"
+                # Yellow is the colour of the largest.
+                color = "black" if number > 0.75 * float(counts.nan_to_num().max()) else "white"
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+    axes.set_yticks(range(rows), list(dimensions))
     axes.set_xticks(range(columns), range(1, columns + 1))
     axes.set_xlabel("block of ids, the most frequent first")
     axes.set_title("dimensions kept")

@@ -4,7 +4,7 @@ Shapes: V ids of a table, S blocks, D dimensions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,12 +14,16 @@ from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.search.dnis import gates_of
 from recemb.search.optembed import kept_rows, thresholds_of
+from recemb.search.pep import margins, soft_thresholds_of
+from recemb.tables.candidate_dims import CandidateDims
+from recemb.tables.flags import packed
 from recemb.tables.frequency_blocks import ranks
 from recemb.tables.full import Full
 from recemb.tables.gated import Gated
 from recemb.tables.kind import IdSpace, TableConfig, TableContent, num_ids
 from recemb.tables.pruned import Elements, Pruned
-from recemb.tables.selected import Selected, packed
+from recemb.tables.selected import Selected
+from recemb.tables.soft_thresholded import SoftThresholded
 from recemb.tables.thresholded import Thresholded
 
 
@@ -65,6 +69,29 @@ def thresholded(name: str, config: Full, spaces: Sequence[IdSpace]) -> Threshold
     return Thresholded(**_common(config))
 
 
+def soft_thresholded(
+    name: str, config: Full, spaces: Sequence[IdSpace], start: float
+) -> SoftThresholded:
+    """Return the supernet of a plain table whose elements have thresholds."""
+    num_ids(f"table {name!r}", config, spaces)
+    return SoftThresholded(**_common(config), start=start)
+
+
+def candidate_dims(name: str, config: Full, spaces: Sequence[IdSpace]) -> CandidateDims:
+    """Return the supernet of a plain table that is read at several widths.
+
+    Raises:
+        RecembError: If it is behind a matrix already.
+    """
+    num_ids(f"table {name!r}", config, spaces)
+    if config.project is not None:
+        raise RecembError(
+            f"table {name!r}: autodim finds a matrix for each table, got one with project "
+            f"{config.project}; drop it"
+        )
+    return CandidateDims(**_common(config))
+
+
 def _common(config: Full) -> dict[str, Any]:
     """Return the settings that a supernet has from the plain table."""
     names = ("dim", "init_scale", "precision", "step", "sharding", "project")
@@ -84,6 +111,7 @@ class Searched:
         block_V: The block of each id.
         counts_V: Training counts, 0 where an id was not counted.
         kept_V: Which ids have rows (None: all).
+        begun_VD: The rows from which what is found is trained, where those are others.
     """
 
     name: str
@@ -94,6 +122,12 @@ class Searched:
     block_V: Tensor
     counts_V: Tensor
     kept_V: Tensor | None = None
+    begun_VD: Tensor | None = None
+
+    @property
+    def first_rows(self) -> Tensor:
+        """The rows from which what is found is trained."""
+        return self.rows_VD if self.begun_VD is None else self.begun_VD
 
     @property
     def where(self) -> str:
@@ -128,7 +162,7 @@ class Searched:
         config = self.selected(keep)
         own_V = self.block_V if self.kept_V is None else self.block_V.where(self.kept_V, -1)
         values = {
-            str(block): self.rows_VD[own_V == block][:, list(kept)]
+            str(block): self.first_rows[own_V == block][:, list(kept)]
             for block, kept in enumerate(keep)
             if kept
         }
@@ -136,10 +170,32 @@ class Searched:
         return TableContent(config=config, values=values, learned=learned)
 
     def sparse(self, place_M: Tensor) -> TableContent:
-        """Return the masked elements at places, numbered row by row."""
-        config = Pruned(**self.common(), num_values=len(place_M))
-        elements = Elements.at(self.rows_VD, place_M)
+        """Return the elements at places, numbered row by row."""
+        is_kept_X = torch.zeros(self.rows_VD.numel(), dtype=torch.bool)
+        is_kept_X[place_M] = True
+        config = Pruned(**self.common(), num_values=len(place_M), kept=packed(is_kept_X))
+        elements = Elements.at(self.first_rows, place_M)
         return TableContent(config=config, values={}, learned=elements)
+
+    def kept_of_blocks(self) -> list[float]:
+        """Return the share of each block's ids that have rows."""
+        if self.kept_V is None:
+            return [1.0] * self.num_blocks
+        sums_S = torch.zeros(self.num_blocks).index_add_(0, self.block_V, self.kept_V.float())
+        found: list[float] = (sums_S / self.sizes).tolist()
+        return found
+
+    def elements_of_blocks(self, place_M: Tensor) -> list[float]:
+        """Return how many elements an id of each block has, on average, of those at places."""
+        owner_M = torch.div(place_M, self.rows_VD.shape[1], rounding_mode="floor")
+        counts_S = torch.bincount(self.block_V[owner_M], minlength=self.num_blocks)
+        found: list[float] = (counts_S / self.sizes).tolist()
+        return found
+
+    @property
+    def sizes(self) -> Tensor:
+        """How many ids each block has."""
+        return torch.bincount(self.block_V, minlength=self.num_blocks)
 
 
 @torch.no_grad()
@@ -158,6 +214,50 @@ def gated_tables(embeddings: Embeddings) -> dict[str, Searched]:
             rows_VD=embeddings.content(name).values["rows"] * gates.gate_SD[block_V],
             block_V=block_V,
             counts_V=torch.cat([_counts(space) for space in spaces]),
+        )
+    return found
+
+
+@torch.no_grad()
+def plain_tables(embeddings: Embeddings, ends: Mapping[str, list[int]]) -> dict[str, Searched]:
+    """Return tables as they are, in blocks.
+
+    Args:
+        embeddings: That hold them.
+        ends: By table that is searched, the ranks at which its blocks end.
+    """
+    found = {}
+    for name, own_ends in ends.items():
+        spaces = tuple(embeddings.spaces[name])
+        found[name] = Searched(
+            name=name,
+            config=embeddings.tables[name],
+            ends=own_ends,
+            spaces=spaces,
+            rows_VD=embeddings.content(name).values["rows"].clone(),
+            block_V=ranks(f"table {name!r}", spaces, own_ends),
+            counts_V=torch.cat([_counts(space) for space in spaces]),
+        )
+    return found
+
+
+@torch.no_grad()
+def shrunk_tables(
+    embeddings: Embeddings, begun: Embeddings, ends: Mapping[str, list[int]]
+) -> dict[str, Searched]:
+    """Return soft-thresholded tables, in blocks, to be trained from their first rows.
+
+    Args:
+        embeddings: The trained ones.
+        begun: Those from which they were trained.
+        ends: By table, the ranks at which its blocks end.
+    """
+    found = {}
+    for name, one in plain_tables(embeddings, ends).items():
+        assert name in soft_thresholds_of(embeddings)
+        shrunk_VD = one.rows_VD.sign() * margins(embeddings, name).clamp(min=0)
+        found[name] = replace(
+            one, rows_VD=shrunk_VD, begun_VD=begun.content(name).values["rows"].clone()
         )
     return found
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recemb.errors import RecembError
 from recemb.search.supernet import Searched
-from recemb.tables.kind import FP32_BYTES
+from recemb.tables.kind import FP32_BYTES, TableConfig
 
 Keep = dict[str, list[list[int]]]
 """By table, the dimensions that each block keeps."""
@@ -127,38 +127,62 @@ def random_columns(tables: Mapping[str, Searched], budget: int, generator: torch
     return best_columns(tables, worth, budget)
 
 
-def largest_elements(tables: Mapping[str, Searched], budget: int) -> dict[str, Tensor]:
-    """Return the places of the elements of largest magnitude of all tables, as many as fit.
+def largest_elements(
+    tables: Mapping[str, Searched], budget: int, sizes: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Return the places of the largest elements of all tables, as many as fit.
 
     Places number the elements of a table row by row. Every table keeps one element at least.
 
+    Args:
+        tables: The searched ones.
+        budget: Serving bytes of these tables together.
+        sizes: What makes an element large, (V, D) by table; by default its magnitude.
+
     Raises:
-        RecembError: If the places of rows alone take the budget.
+        RecembError: If the budget has no room for an element of each table.
     """
-    none = sum(_sparse_bytes(one, 0) for one in tables.values())
-    column = max(_sparse_bytes(one, 1) - _sparse_bytes(one, 0) for one in tables.values())
-    count = (budget - none) // column
-    if count < len(tables):
-        raise RecembError(
-            f"search: a budget of {budget:,} bytes is too small for the sparse form, which needs "
-            f"{none + column * len(tables):,} for one element of each table; raise it"
-        )
-    sizes = [one.rows_VD.abs().flatten() for one in tables.values()]
-    first = [torch.zeros_like(one) for one in sizes]
-    for own, size in zip(first, sizes, strict=True):
-        own[size.argmax()] = torch.inf
-    total = min(count, sum(map(len, sizes)))
-    chosen = torch.cat([torch.maximum(a, b) for a, b in zip(sizes, first, strict=True)])
-    place = chosen.topk(total).indices.sort().values
+    count = num_elements(
+        {name: (one.config, len(one.rows_VD)) for name, one in tables.items()}, budget
+    )
+    if sizes is None:
+        sizes = {name: one.rows_VD.abs() for name, one in tables.items()}
+    flat = [sizes[name].flatten().clone() for name in tables]
+    for own in flat:
+        own[own.argmax()] = torch.inf
+    place = torch.cat(flat).topk(count).indices.sort().values
     found, start = {}, 0
-    for name, size in zip(tables, sizes, strict=True):
-        own = place[(place >= start) & (place < start + len(size))] - start
-        found[name] = own
-        start += len(size)
+    for name, own in zip(tables, flat, strict=True):
+        found[name] = place[(place >= start) & (place < start + len(own))] - start
+        start += len(own)
     return found
 
 
-def _sparse_bytes(table: Searched, num_values: int) -> int:
-    width = 1 if table.config.dim <= 256 else FP32_BYTES
-    projection = table.config.dim * (table.config.project or 0) * FP32_BYTES
-    return num_values * (FP32_BYTES + width) + (len(table.rows_VD) + 1) * FP32_BYTES + projection
+def num_elements(tables: Mapping[str, tuple[TableConfig, int]], budget: int) -> int:
+    """Return how many elements of all tables together fit a budget in kind ``pruned``.
+
+    Args:
+        tables: Configuration and number of ids, by name.
+        budget: Serving bytes of these tables together.
+
+    Raises:
+        RecembError: If there is no room for an element of each table.
+    """
+    none = sum(_sparse_bytes(config, total, 0) for config, total in tables.values())
+    element = max(
+        _sparse_bytes(config, total, 1) - _sparse_bytes(config, total, 0)
+        for config, total in tables.values()
+    )
+    count = (budget - none) // element
+    if count < len(tables):
+        raise RecembError(
+            f"search: a budget of {budget:,} bytes is too small for the sparse form, which needs "
+            f"{none + element * len(tables):,} for one element of each table; raise it"
+        )
+    return min(count, sum(total * config.dim for config, total in tables.values()))
+
+
+def _sparse_bytes(config: TableConfig, num_ids: int, num_values: int) -> int:
+    width = 1 if config.dim <= 256 else FP32_BYTES
+    projection = config.dim * (config.project or 0) * FP32_BYTES
+    return num_values * (FP32_BYTES + width) + (num_ids + 1) * FP32_BYTES + projection

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from recemb.errors import RecembError
 from recemb.jagged import bag_of_each, position_of_each
 from recemb.physical import PhysicalTable
+from recemb.tables.flags import unpacked
 from recemb.tables.kind import BlockIds, IdSpace, TableConfig, TableFeature, num_ids, spread
 from recemb.tables.numbered import NumberedIds
 
@@ -33,6 +34,9 @@ class Pruned(TableConfig):
     """The name of the kind."""
     num_values: int | None = None
     """Elements that are stored, at least 1; a share or a budget may choose it."""
+    kept: str | None = None
+    """Which elements are stored, row by row, as :func:`recemb.tables.flags.packed` writes it (None:
+    random ones, until a checkpoint says which)."""
 
     searched: ClassVar[str] = "num_values"
     formula: ClassVar[str] = "E[id] with all but the kept elements 0"
@@ -44,6 +48,11 @@ class Pruned(TableConfig):
         TableConfig.check(self, where)
         if self.num_values is not None and self.num_values < 1:
             raise RecembError(f"{where}: num_values must be at least 1, got {self.num_values}")
+        if self.kept is not None and self.num_values is None:
+            raise RecembError(
+                f"{where}: kept says which of num_values elements are stored, got no num_values; "
+                "set it, or drop kept"
+            )
         if self.precision != "fp32":
             raise RecembError(
                 f"{where}: kind pruned stores no rows, so it has no precision, got "
@@ -64,7 +73,22 @@ class Pruned(TableConfig):
         """Return the stored elements."""
         assert self.num_values is not None
         total = num_ids(where, self, spaces)
-        return Elements(total, self.dim, self.num_values, self.init_scale)
+        elements = Elements(total, self.dim, self.num_values, self.init_scale)
+        if self.kept is not None and elements.value_M.device.type != "meta":
+            elements.put(self.places(where, total))
+        return elements
+
+    def places(self, where: str, total: int) -> Tensor:
+        """Return the places of the elements that ``kept`` says, numbered row by row: (M,)."""
+        assert self.kept is not None
+        flags = unpacked(f"{where}: kept", self.kept, total * self.dim)
+        place_M = flags.nonzero().squeeze(1)
+        if len(place_M) != self.num_values:
+            raise RecembError(
+                f"{where}: num_values must be {len(place_M)}, the elements that kept says, got "
+                f"{self.num_values}"
+            )
+        return place_M
 
     def free_sizes(self, where: str, spaces: Sequence[IdSpace]) -> Sequence[Any]:
         """Return the numbers of elements."""
@@ -83,6 +107,7 @@ class Elements(nn.Module):
 
     def __init__(self, num_ids: int, dim: int, num_values: int, init_scale: float) -> None:
         super().__init__()
+        self.dim = dim
         values_M = torch.empty(num_values).uniform_(-init_scale, init_scale)
         self.value_M = nn.Parameter(values_M)
         dtype = torch.uint8 if dim <= 256 else torch.int32
@@ -112,9 +137,14 @@ class Elements(nn.Module):
         elements = cls(num_ids, dim, len(place_M), 1.0)
         place_M = place_M.sort().values
         elements.value_M.data.copy_(rows_VD.flatten()[place_M])
-        elements.column_M.copy_(place_M % dim)
-        elements.offset_V.copy_(torch.searchsorted(place_M, torch.arange(num_ids + 1) * dim))
+        elements.put(place_M)
         return elements
+
+    def put(self, place_M: Tensor) -> None:
+        """Let the values be those at ascending places, elements numbered row by row."""
+        dim, count = self.dim, len(self.offset_V)
+        self.column_M.copy_(place_M % dim)
+        self.offset_V.copy_(torch.searchsorted(place_M, torch.arange(count) * dim))
 
 
 class PrunedKind(NumberedIds):

@@ -13,21 +13,17 @@ Systems", 2020, arXiv:2006.04466; dropped ids are those of Lyu et al., "OptEmbed
 arXiv:2208.04482.
 """
 
-import base64
-import binascii
-import functools
-import zlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recemb.errors import RecembError
 from recemb.physical import PhysicalTable, Uniform
+from recemb.tables.flags import unpacked
 from recemb.tables.frequency_blocks import block_sizes, block_starts, check_ends, ranks, starts_of
 from recemb.tables.kind import (
     BlockIds,
@@ -54,7 +50,7 @@ class Selected(TableConfig):
     """The dimensions that each block keeps, ascending, in 0..dim-1, perhaps none; a share or a
     budget may choose them."""
     kept_ids: str | None = None
-    """Which ids have rows, as :func:`packed` writes it (None: all)."""
+    """Which ids have rows, as :func:`recemb.tables.flags.packed` writes it (None: all)."""
 
     searched: ClassVar[str] = "keep"
     formula: ClassVar[str] = "E_b[id] in the dimensions that block b of the id keeps, 0 elsewhere"
@@ -93,7 +89,7 @@ class Selected(TableConfig):
         """Return a part for each block that keeps a dimension, under its number."""
         sizes = block_sizes(where, self, spaces, self.all_ends)
         if self.kept_ids is not None:
-            is_kept_V = unpacked(where, self.kept_ids, num_ids(where, self, spaces))
+            is_kept_V = unpacked(f"{where}: kept_ids", self.kept_ids, num_ids(where, self, spaces))
             block_V = ranks(where, spaces, self.all_ends)[is_kept_V]
             sizes = torch.bincount(block_V, minlength=len(sizes)).tolist()
         return {
@@ -125,32 +121,6 @@ class Selected(TableConfig):
         return SelectedKind(features)
 
 
-def packed(is_kept_V: Tensor) -> str:
-    """Return which ids have rows, by their number in the table, as text: a bit each, compressed."""
-    bits = np.packbits(is_kept_V.cpu().numpy(), bitorder="little").tobytes()
-    return base64.b64encode(zlib.compress(bits, 9)).decode()
-
-
-@functools.lru_cache(maxsize=64)
-def unpacked(where: str, text: str, total: int) -> Tensor:
-    """Return which ids have rows: (V,) bool.
-
-    Raises:
-        RecembError: If the text is none of :func:`packed` for so many ids.
-    """
-    try:
-        bits = zlib.decompress(base64.b64decode(text, validate=True))
-    except (binascii.Error, zlib.error) as error:
-        raise RecembError(f"{where}: kept_ids is damaged ({error}); search again") from None
-    if len(bits) != -(-total // 8):
-        raise RecembError(
-            f"{where}: kept_ids must say of each of {total:,} ids whether it has a row, got about "
-            f"{8 * len(bits):,}; it was found on other data, search again"
-        )
-    flags = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little", count=total)
-    return torch.from_numpy(flags.astype(bool))
-
-
 def row_of_each(where: str, config: Selected, spaces: Sequence[IdSpace]) -> Tensor:
     """Return the row that each id of a table has in its block, by its number; -1 for none: (V,)."""
     # Not on the meta device, where a module may be built: the numbers themselves are needed.
@@ -158,7 +128,7 @@ def row_of_each(where: str, config: Selected, spaces: Sequence[IdSpace]) -> Tens
         block_V = ranks(where, spaces, config.all_ends)
         is_kept_V = torch.ones_like(block_V, dtype=torch.bool)
         if config.kept_ids is not None:
-            is_kept_V = unpacked(where, config.kept_ids, len(block_V))
+            is_kept_V = unpacked(f"{where}: kept_ids", config.kept_ids, len(block_V))
         row_V = torch.full_like(block_V, -1)
         for block, kept in enumerate(config.kept_dims):
             own_V = is_kept_V & (block_V == block)

@@ -12,7 +12,8 @@ import yaml
 
 from recemb.checkpoint import read_checkpoint
 from recemb.command_line.main import main
-from recemb.command_line.search import METHODS, _options, _read_config
+from recemb.command_line.search.methods import METHODS
+from recemb.command_line.search.options import parse, read_config
 from tests.command_line.small import ROOT, small_config, write
 
 TABLES = ("user", "item")
@@ -122,7 +123,9 @@ def searched(folder: Path, **files: Path) -> dict:
     own = ["--config", write(found, folder), "--run", str(folder / "run")]
     options = ["--share", "0.5", "--block_ids", "5", "--warm_up", "1", "--epochs", "1"]
     assert main(["search", *own, *options]) == 0
-    return json.loads((folder / "run/derived.json").read_text())
+    derived = json.loads((folder / "run/derived.json").read_text())
+    assert derived["dense"].pop("seconds") > 0
+    return derived
 
 
 def test_validation_and_test_never_steer(tmp_path):
@@ -191,34 +194,34 @@ def evolved(tmp_path_factory) -> Path:
     """A finished search by OptEmbed under a budget."""
     folder = tmp_path_factory.mktemp("optembed")
     own = ["--config", write(config(), folder), "--run", str(folder / "run"), *OPTEMBED]
-    assert main(["search", *own, "--share", "0.4"]) == 0
+    assert main(["search", *own, "--share", "0.19"]) == 0
     return folder / "run"
 
 
 @LIGHTNING
 def test_optembed_returns_the_best_of_all_that_fit(evolved):
-    derived = json.loads((evolved / "derived.json").read_text())
+    derived = json.loads((evolved / "derived.json").read_text())["dense"]
     state = json.loads((evolved / "evolution.json").read_text())
     results = json.loads((evolved / "results.json").read_text())
     best, score = max(state["scores"], key=lambda one: one[1])
     assert score == derived["held_out_auc"]
     widths = {name: len(derived["keep"][name][0]) for name in derived["keep"]}
     assert list(widths.values()) == best
-    assert derived["dense"]["bytes"] == results["forms"]["dense"]["bytes"]["tables"]
-    assert derived["dense"]["bytes"] <= results["budget"]
+    assert derived["bytes"] == results["forms"]["dense"]["bytes"]["tables"]
+    assert 0.99 * results["budget"] < derived["bytes"] <= results["budget"]
     # Thresholds have dropped some rows and not all, which takes a map.
     assert 0 < min(derived["rows_kept"].values()) < 1
     # Scored again, as it is stored, it is as good.
     search = searching(evolved)
     keep = {name: [list(range(width))] for name, width in widths.items()}
-    assert search.held_out_auc(search.selected(keep)) == score
+    assert search.held_out(search.selected(keep)) == score
 
 
 def searching(folder: Path):
     """Return a search as it is when its supernet is trained."""
     source = str(folder.parent / "config.yaml")
-    options = _options(["--config", source, "--share", "0.4", *OPTEMBED])
-    search = METHODS["optembed"](options, _read_config(options), folder)
+    options = parse(["--config", source, "--share", "0.19", *OPTEMBED], None)
+    search = METHODS["optembed"](options, read_config(options), folder)
     search.load(json.loads((folder / "supernet/results.json").read_text()))
     return search
 
@@ -251,14 +254,102 @@ def test_an_evolution_goes_on_after_its_last_round(evolved, tmp_path):
 
 def test_optembed_without_a_budget_reports_its_bytes(tmp_path):
     own = ["--config", write(config(), tmp_path), "--run", str(tmp_path / "run"), *OPTEMBED]
-    assert main(["search", *own, "--start", "fresh"]) == 0
+    assert main(["search", *own, "--start", "derived"]) == 0
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["budget"] == results["forms"]["dense"]["bytes"]["tables"]
 
 
-def test_dnis_needs_a_budget(tmp_path, capsys):
-    assert main(["search", "--config", write(config(), tmp_path)]) == 2
-    assert "dnis finds what is best within a budget" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "dnis finds what is best within a budget; give --budget or --share"),
+        (["--method", "pep"], "pep finds what is best within a budget"),
+        (["--method", "autodim", "--share", "0.5"], "autodim knows no budget; drop --budget and"),
+        (["--method", "autodim", "--start", "derived"], "autodim finds sizes and no weights; drop"),
+        (
+            ["--method", "autodim", "--forms", "sparse"],
+            "autodim finds tables in the forms dense, got sparse",
+        ),
+    ],
+)
+def test_methods_refuse_what_they_have_no_use_for(options, message, tmp_path, capsys):
+    assert main(["search", "--config", write(config(), tmp_path), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def found_by(method: str, folder: Path, *more: str) -> dict:
+    """Search by a method and return the results."""
+    own = ["--config", write(config(), folder), "--run", str(folder / "run"), "--method", method]
+    options = ["--warm_up", "1", "--epochs", "2", "--held_out", "0.2", "--plots", *more]
+    assert main(["search", *own, *options]) == 0
+    return json.loads((folder / "run/results.json").read_text())
+
+
+@pytest.mark.parametrize("method", ["pep", "deeplight"])
+def test_elements_are_found_within_the_budget(method, tmp_path):
+    results = found_by(
+        method, tmp_path, "--share", "0.5", "--forms", "sparse", "dense",
+        "--blocks", "3", "--block_ids", "5", "--threshold_start", "-3",
+    )  # fmt: skip
+    for name in ("sparse", "dense"):
+        size = results["forms"][name]["bytes"]["tables"]
+        assert 0.99 * results["budget"] <= size <= results["budget"], name
+        assert results["forms"][name]["metrics"]["test/auc"] > 0.55
+    # How many elements an id keeps is said by block, and adds up to all.
+    dimensions = results["derived"]["sparse"]["dimensions"]
+    assert all(len(blocks) == 3 for blocks in dimensions.values())
+    # tables.yaml is the first form: the elements are in it, and fit takes it as it is.
+    tables = yaml.safe_load((tmp_path / "run/tables.yaml").read_text())["model"]["init_args"]
+    assert {tables["tables"][name]["kind"] for name in TABLES} == {"pruned"}
+    own = ["--config", str(tmp_path / "run/tables.yaml"), "--run", str(tmp_path / "fit")]
+    assert main(["fit", *own]) == 0
+    fitted, sparse = (
+        read_checkpoint(path / "checkpoints/best.ckpt")["state_dict"]
+        for path in (tmp_path / "fit", tmp_path / "run/sparse")
+    )
+    places = [name for name in fitted if name.endswith(("column_M", "offset_V"))]
+    assert len(places) == 4
+    assert all(torch.equal(fitted[name], sparse[name]) for name in places)
+
+
+def test_deeplight_ends_at_its_sparsity(tmp_path):
+    results = found_by("deeplight", tmp_path, "--share", "0.3")
+    state = read_checkpoint(Path(results["supernet"]["checkpoint"]))["state_dict"]
+    rows = [state[name] for name in state if ".rows." in name and name.endswith(TABLES)]
+    assert len(rows) == 2, list(state)
+    zeros = sum(int((one == 0).sum()) for one in rows) / sum(one.numel() for one in rows)
+    kept = sum(
+        table["num_values"]
+        for table in yaml.safe_load((tmp_path / "run/tables.yaml").read_text())["model"][
+            "init_args"
+        ]["tables"].values()
+        if table["kind"] == "pruned"
+    )
+    assert zeros == pytest.approx(1 - kept / sum(one.numel() for one in rows), abs=1e-3)
+
+
+def test_a_ticket_of_pep_begins_with_the_first_weights(tmp_path):
+    found_by("pep", tmp_path, "--share", "0.5", "--threshold_start", "-3")
+    first = read_checkpoint(tmp_path / "run/supernet/checkpoints/initial.ckpt")["state_dict"]
+    ticket = read_checkpoint(tmp_path / "run/sparse.ckpt")["state_dict"]
+    network = [name for name in first if name.startswith(("attention", "mlp", "network"))]
+    assert network
+    assert all(torch.equal(first[name], ticket[name]) for name in network)
+    trained = read_checkpoint(tmp_path / "run/supernet/checkpoints/last.ckpt")["state_dict"]
+    assert not any(torch.equal(first[name], trained[name]) for name in network[:1])
+
+
+def test_autodim_reports_its_bytes(tmp_path):
+    results = found_by("autodim", tmp_path, "--baselines", "uniform")
+    dims = {
+        name: table["dim"]
+        for name, table in yaml.safe_load((tmp_path / "run/tables.yaml").read_text())["model"][
+            "init_args"
+        ]["tables"].items()
+    }
+    assert {name: dims[name] in (2, 4, 8) for name in TABLES} == dict.fromkeys(TABLES, True)
+    assert results["budget"] == results["forms"]["dense"]["bytes"]["tables"]
+    assert results["baselines"]["uniform"]["bytes"]["tables"] <= results["budget"]
 
 
 @LIGHTNING
@@ -269,10 +360,10 @@ def test_a_search_that_is_stopped_goes_on_to_the_bit(tmp_path):
     for name, stops in (("whole", [3]), ("stopped", [2, 3])):
         for epochs in stops:
             # As after a kill: what an earlier, shorter search has left is gone on from.
-            options = _options([
+            options = parse([
                 "--config", path, "--share", "0.5", "--warm_up", "1", "--epochs", str(epochs - 1),
-            ])  # fmt: skip
-            search = METHODS["dnis"](options, _read_config(options), tmp_path / name)
+            ], None)  # fmt: skip
+            search = METHODS["dnis"](options, read_config(options), tmp_path / name)
             done = tmp_path / name / "supernet/results.json"
             done.unlink(missing_ok=True)
             search.supernet()

@@ -54,6 +54,7 @@ def test_bytes_are_those_of_the_codes_and_scales(precision, row):
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "adaptive": {"num_rows": 40},
+    "candidate_dims": {},
     "codes": {"num_parts": 4},
     "compositional": {"num_remainders": 8},
     "deduplicated": {},
@@ -69,6 +70,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pruned": {"num_values": 100},
     "robe": {"num_values": 160, "chunk": 16, "aligned": True},
     "selected": {"ends": [30], "keep": [list(range(16)), list(range(8, 16))]},
+    "soft_thresholded": {},
     "tensor_train": {"rank": 16},
     "thresholded": {},
     "unified": {"num_rows": 40},

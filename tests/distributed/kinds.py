@@ -29,6 +29,7 @@ LEFT = 3
 """Samples of every tenth batch, the last of an epoch: of four processes one has none."""
 KINDS: dict[str, dict[str, Any]] = {
     "adaptive": {"num_rows": 40},
+    "candidate_dims": {"candidates": [2, 8]},
     "codes": {"num_parts": 4, "num_bits": 4},
     "compositional": {"num_remainders": 6},
     "deduplicated": {"num_blocks": 60, "rows_per_block": 1},
@@ -48,6 +49,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "robe": {"num_values": 300, "chunk": 4},
     "selected": {"ends": [12, 30], "keep": [[0, 1, 2, 3, 4, 5, 6, 7], [1, 4, 5, 6], [0, 2, 7]]},
     "selected dropped": {"keep": [[0, 2, 7]], "kept_ids": "eNr7/vtv3f77779bAwAmnAct"},
+    "soft_thresholded": {},
+    "soft_thresholded per element": {"per": "element", "start": -4.0},
     "tensor_train": {"rank": 3},
     "thresholded": {},
     "unified": {"num_rows": 50},

@@ -9,19 +9,19 @@ from recemb.errors import RecembError
 from recemb.search.plots import heat_map, plot_dimensions, plot_history, plot_quality
 
 pytest.importorskip("matplotlib")
-KEEP = {"user": [[0, 1, 5], [2], []], "age": [[0, 3]]}
+DIMENSIONS = {"user": [3, 1.5, 0], "age": [2]}
 
 
 def test_the_heat_map_counts_dimensions():
-    counts = heat_map(KEEP)
-    assert counts[0].tolist() == [3, 1, 0]
+    counts = heat_map(DIMENSIONS)
+    assert counts[0].tolist() == [3, 1.5, 0]
     assert counts[1, 0] == 2
     assert counts[1, 1:].isnan().all()
 
 
 def test_pictures_are_drawn(tmp_path):
     pyplot = pytest.importorskip("matplotlib.pyplot")
-    plot_dimensions(KEEP, tmp_path / "dimensions.png")
+    plot_dimensions(DIMENSIONS, tmp_path / "dimensions.png")
     history = [{"user": torch.rand(3, 4), "age": torch.rand(1, 4)} for _ in range(3)]
     plot_history(history, "gates", tmp_path / "gates.png")
     one = {"bytes": {"tables": 1000}, "metrics": {"test/auc": 0.8}}
@@ -35,4 +35,4 @@ def test_pictures_are_drawn(tmp_path):
 def test_without_matplotlib_there_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(RecembError, match=r"^plots need matplotlib, which is not installed; pip "):
-        plot_dimensions(KEEP, tmp_path / "dimensions.png")
+        plot_dimensions(DIMENSIONS, tmp_path / "dimensions.png")

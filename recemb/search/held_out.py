@@ -1,0 +1,16 @@
+"""Batches of the rows that are held out of training, for what learns from them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lightning import Trainer
+
+
+def endless_batches(trainer: Trainer) -> Iterator[Any]:
+    """Yield held-out batches for ever; the order depends on the epoch and on nothing else."""
+    loader = trainer.datamodule.search_dataloader()  # type: ignore[attr-defined]
+    turn = 0
+    while True:
+        loader.set_epoch(trainer.current_epoch * 1000 + turn)
+        yield from loader
+        turn += 1
