@@ -23,13 +23,14 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         folder: Where checkpoints go.
+        monitor: The metric that tells which is best; more is better.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, monitor: str = "val/auc") -> None:
         super().__init__(
             dirpath=str(folder),
             filename="best",
-            monitor="val/auc",
+            monitor=monitor,
             mode="max",
             save_last=True,
             enable_version_counter=False,
