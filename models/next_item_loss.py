@@ -18,8 +18,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-CHUNK_LOGITS = 1 << 21
-"""Logits that are there at a time: 8 MiB, which stays in a processor's cache."""
+CHUNK_LOGITS = 1 << 20
+"""Logits that are there at a time: 4 MiB, which stays in a processor's cache."""
+CHUNK_ROWS = 64
+"""The fewest positions of a chunk: products of fewer rows are slow."""
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -30,7 +32,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: Any,
         hidden_ND: Tensor,
         items_VD: Tensor,
-        bias_V: Tensor,
+        bias_V: Tensor | None,
         target_N: Tensor,
         weight_N: Tensor,
         own_bias: bool,
@@ -39,37 +41,42 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = hidden_ND.new_zeros((), dtype=torch.float64)
         grad_ND = torch.empty_like(hidden_ND)
         grad_VD = torch.zeros_like(items_VD)
-        grad_V = torch.zeros_like(bias_V)
-        size = max(1, CHUNK_LOGITS // len(items_VD))
+        grad_V = torch.zeros_like(bias_V) if bias_V is not None else None
+        size = max(CHUNK_ROWS, CHUNK_LOGITS // len(items_VD))
         for start in range(0, len(hidden_ND), size):
             rows = slice(start, start + size)
             hidden_CD, weight_C1 = hidden_ND[rows], weight_N[rows].unsqueeze(1)
             target_C1 = target_N[rows].unsqueeze(1)
-            logits_CV = torch.addmm(bias_V, hidden_CD, items_VD.t())
-            if not own_bias:
-                logits_CV.scatter_add_(1, target_C1, -bias_V[target_C1])
+            logits_CV = hidden_CD @ items_VD.t()
+            if bias_V is not None:
+                logits_CV += bias_V
+                if not own_bias:
+                    logits_CV.scatter_add_(1, target_C1, -bias_V[target_C1])
             own_C1 = logits_CV.gather(1, target_C1)
             highest_C1 = logits_CV.amax(1, keepdim=True)
             share_CV = torch.softmax(logits_CV, 1)
             # exp(highest - log-sum-exp) is the largest share, so one pass gives both.
             loss_C1 = highest_C1 - share_CV.amax(1, keepdim=True).log() - own_C1
             total += (loss_C1 * weight_C1).sum()
-            if wanted:
-                share_CV.scatter_add_(1, target_C1, torch.full_like(own_C1, -1.0))
-                share_CV *= weight_C1
-                torch.mm(share_CV, items_VD, out=grad_ND[rows])
-                grad_VD.addmm_(share_CV.t(), hidden_CD)
-                grad_V += share_CV.sum(0)
+            if not wanted:
+                continue
+            share_CV.scatter_add_(1, target_C1, torch.full_like(own_C1, -1.0))
+            # Weights go to the vectors, which are shorter than the rows of logits.
+            grad_ND[rows] = weight_C1 * (share_CV @ items_VD)
+            grad_VD.addmm_(share_CV.t(), weight_C1 * hidden_CD)
+            if grad_V is not None and ctx.needs_input_grad[2]:
+                grad_V += (weight_C1.t() @ share_CV).squeeze(0)
                 if not own_bias:
-                    own_gradient = -share_CV.gather(1, target_C1).squeeze(1)
-                    grad_V.index_add_(0, target_C1.squeeze(1), own_gradient)
+                    own_C = -(weight_C1 * share_CV.gather(1, target_C1)).squeeze(1)
+                    grad_V.index_add_(0, target_C1.squeeze(1), own_C)
         ctx.save_for_backward(grad_ND, grad_VD, grad_V)
         return total.to(hidden_ND.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_ND, grad_VD, grad_V = ctx.saved_tensors
-        return grad * grad_ND, grad * grad_VD, grad * grad_V, None, None, None
+        grad_bias = None if grad_V is None else grad * grad_V
+        return grad * grad_ND, grad * grad_VD, grad_bias, None, None, None
 
 
 def next_item_loss(
@@ -92,7 +99,6 @@ def next_item_loss(
         own_bias: Whether a position's own target has its bias too. Corrections of sampling do not
             apply to it: it is always among the candidates.
     """
-    bias_V = items_VD.new_zeros(len(items_VD)) if bias_V is None else bias_V
     weight_N = hidden_ND.new_ones(len(hidden_ND)) if weight_N is None else weight_N
     apply: Any = _ChunkedCrossEntropy.apply
     return cast(Tensor, apply(hidden_ND, items_VD, bias_V, target_N, weight_N, own_bias))

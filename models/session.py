@@ -45,8 +45,8 @@ ITEM, HISTORY = "item", "history"
 """The columns of a row: what came next, and what came before it."""
 OUTPUT = "output"
 """The feature that reads an output table of its own; no column of sequences has that name."""
-PRODUCTS = {"fp32": "ieee", "bf16": "bf16"}
-"""What torch calls the precision of products."""
+MATMUL: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+"""Where torch keeps how products of fp32 matrices are made on a CPU."""
 NUM_PREDICTED = 20
 """Items that a prediction lists."""
 PART = 1 << 16
@@ -106,7 +106,7 @@ class Objective:
     """Whether items that training lacks are candidates too, and so learned to be unlikely. False
     where items are their attributes: it then says nothing against new ones."""
     temperature: float | None = None
-    """If given, vectors are normalised, and scores are cosines divided by this."""
+    """If given, items and queries are unit vectors, and scores are cosines divided by this."""
     heads: dict[str, float] = field(default_factory=dict)
     """Attributes of the next item that are predicted too, and the weights of their losses."""
 
@@ -223,7 +223,7 @@ class SessionTransformer(EmbeddingTask):
                 for name in self.objective.heads
             }
         )
-        self._precision = PRODUCTS["fp32"]
+        self._precision = MATMUL.fp32_precision
         self._catalogue_VD: Tensor | None = None
         self._sums: list[Tensor] = []
 
@@ -241,17 +241,16 @@ class SessionTransformer(EmbeddingTask):
             own[OUTPUT] = output_C
         found = cast(dict[str, Tensor], self.embeddings(own))
         vectors = [found[name] for name in self.names]
-        return torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0], found.get(OUTPUT)
+        vectors_ND = torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0]
+        output_CD = found.get(OUTPUT)
+        if self.objective.temperature is not None:
+            vectors_ND = F.normalize(vectors_ND, dim=1)
+            output_CD = None if output_CD is None else F.normalize(output_CD, dim=1)
+        return vectors_ND, output_CD
 
     def described(self, ids_N: Tensor) -> dict[str, Ids]:
         """Return the features of items by id."""
         return {ITEM: ids_N, **self.attributes(ITEM, ids_N)}
-
-    def as_output(self, vectors_CD: Tensor) -> Tensor:
-        """Return vectors in the form that scores are products with."""
-        if self.objective.temperature is None:
-            return vectors_CD
-        return F.normalize(vectors_CD, dim=1)
 
     def as_query(self, hidden_ND: Tensor) -> Tensor:
         """Return what the encoder found in the form that scores are products with."""
@@ -262,7 +261,7 @@ class SessionTransformer(EmbeddingTask):
     def outputs(self, ids_C: Tensor) -> Tensor:
         """Return the output vectors of items by id."""
         vectors_CD, output_CD = self.embed(self.described(ids_C), ids_C)
-        return self.as_output(vectors_CD if output_CD is None else output_CD)
+        return vectors_CD if output_CD is None else output_CD
 
     # Sequences
 
@@ -318,12 +317,13 @@ class SessionTransformer(EmbeddingTask):
 
     def on_fit_start(self) -> None:
         """Choose how products are made."""
-        self._precision = torch.backends.mkldnn.matmul.fp32_precision
-        torch.backends.mkldnn.matmul.fp32_precision = PRODUCTS[self.network.products]
+        self._precision = MATMUL.fp32_precision
+        if self.network.products == "bf16":
+            MATMUL.fp32_precision = "bf16"
 
     def on_fit_end(self) -> None:
         """Let products be made as they were."""
-        torch.backends.mkldnn.matmul.fp32_precision = self._precision
+        MATMUL.fp32_precision = self._precision
 
     def training_step(self, batch: Batch) -> dict[str, Any]:
         """Return the loss of a batch, the mean over all positions, and how many those are."""
@@ -371,7 +371,7 @@ class SessionTransformer(EmbeddingTask):
         if output_CD is None:
             output_CD = vectors_UD[place_C]
         hidden_ND = self.encoder(vectors_UD[input_N], history.lengths)
-        return self.as_query(hidden_ND), self.as_output(output_CD), candidates
+        return self.as_query(hidden_ND), output_CD, candidates
 
     def _head_loss(self, name: str, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
         """Return the sum over positions of the cross-entropy of an attribute of the next item.

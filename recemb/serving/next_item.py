@@ -60,9 +60,6 @@ class NextItemModel(Protocol):
     def query(self, vectors: Jagged) -> Tensor:
         """Return the queries (B, D) of sequences of item vectors."""
 
-    def as_output(self, vectors_CD: Tensor) -> Tensor:
-        """Return vectors in the form that scores are products with."""
-
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
@@ -117,7 +114,7 @@ class NextItemProgram(Program):
             none = sizes_B[:0]
             vectors_ND, _ = model.embed(self._described(inputs, ""), none)
             candidate_CD, _ = model.embed(self._described(inputs, CANDIDATE), none)
-            return model.query(Jagged(vectors_ND, sizes_B)) @ model.as_output(candidate_CD).t()
+            return model.query(Jagged(vectors_ND, sizes_B)) @ candidate_CD.t()
         history = Jagged(self.index(HISTORY, ITEM, inputs[HISTORY]), sizes_B)
         items_BK, scores_BK = model.best(history, NUM_BEST)
         return self.get_buffer("raw_V")[items_BK], scores_BK
@@ -233,7 +230,7 @@ class NextItemProgram(Program):
             vectors_ND, _ = model.embed(asked.items, none)
             candidate_CD, _ = model.embed(asked.candidates, none)
             query_BD = model.query(Jagged(vectors_ND, asked.sizes_B))
-            wanted = query_BD @ model.as_output(candidate_CD).t()
+            wanted = query_BD @ candidate_CD.t()
             return float((answer - wanted).abs().max() / wanted.abs().max().clamp(min=1))
         history = Jagged(cast(Tensor, asked.items[ITEM]), asked.sizes_B)
         raw_BK, scores_BK = answer
