@@ -66,6 +66,10 @@ class EmbeddingTask(LightningModule):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return (self.global_step + 1) % every == 0
 
+    def is_final(self) -> bool:
+        """Return whether training has reached the form that is served: the best is kept then."""
+        return self.embeddings.is_final()
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Let staged tables take their next stage before the first batch of an epoch."""
         # Not in on_train_epoch_start: Lightning leaves that out of the epoch after a checkpoint

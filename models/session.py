@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from data.batch import Batch
 from models.catalogue_ranking import metric_names, metrics, ranks
+from models.codebook_logits import CodebookLogits
 from models.embedding_task import EmbeddingTask
 from models.feature_task import common_dim
 from models.next_item_loss import next_item_loss
@@ -36,7 +37,7 @@ from recemb import collectives, processes
 from recemb.attributes import AttributeLookup
 from recemb.errors import RecembError
 from recemb.features import Feature, FeatureConfig, resolve_features
-from recemb.jagged import Ids, Jagged, bag_of_each, position_of_each, split_keyed
+from recemb.jagged import Ids, Jagged, bag_of_each, position_of_each, split_keyed, to_padded
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
@@ -129,6 +130,32 @@ class Objective:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Codebook:
+    """Output by codes (:mod:`models.codebook_logits`), found once items have vectors."""
+
+    num_codes: int = 1000
+    """Vectors of the output."""
+    num_probes: int = 50
+    """Codes whose items are looked at for a query."""
+    rerank: bool = True
+    """Whether those items are scored by their own vectors; else by code and bias, and items have no
+    vectors in the output."""
+    start_epoch: int = 10
+    """Training epoch, from 0, before which items get their codes; until then outputs are items'
+    vectors."""
+
+    def check(self, num_items: int) -> None:
+        """Raise a :class:`RecembError` if a setting is out of range."""
+        for name, high in (("num_codes", num_items), ("num_probes", self.num_codes)):
+            if not 1 <= getattr(self, name) <= high:
+                raise RecembError(
+                    f"codebook: {name} must be in 1..{high}, got {getattr(self, name)}"
+                )
+        if self.start_epoch < 0:
+            raise RecembError(f"codebook: start_epoch must be at least 0, got {self.start_epoch}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
     """How predictions are measured: all items are ranked."""
 
@@ -164,6 +191,7 @@ class SessionTransformer(EmbeddingTask):
             are.
         network: Layers.
         objective: Losses.
+        codebook: Output by codes instead of by a vector per item.
         evaluation: Metrics.
         learning_rate: Of AdamW on everything but the tables' rows.
         rows_optimizer: Of the tables' rows.
@@ -180,6 +208,7 @@ class SessionTransformer(EmbeddingTask):
         output: str | None = None,
         network: Network | None = None,
         objective: Objective | None = None,
+        codebook: Codebook | None = None,
         evaluation: Evaluation | None = None,
         learning_rate: float = 0.001,
         rows_optimizer: AnyRowsOptimizer | None = None,
@@ -223,6 +252,15 @@ class SessionTransformer(EmbeddingTask):
                 for name in self.objective.heads
             }
         )
+        self.codebook: CodebookLogits | None = None
+        self.codebook_settings = codebook
+        if codebook is not None:
+            if output is not None:
+                raise RecembError("codebook: it is an output, got an output table too; drop either")
+            codebook.check(self.num_items)
+            self.codebook = CodebookLogits(
+                self.num_items, self.dim, codebook.num_codes, codebook.num_probes
+            )
         self._precision = MATMUL.fp32_precision
         self._catalogue_VD: Tensor | None = None
         self._sums: list[Tensor] = []
@@ -291,11 +329,16 @@ class SessionTransformer(EmbeddingTask):
     def best(self, history: Jagged, count: int) -> tuple[Tensor, Tensor]:
         """Return the best items of B sequences, as indices, and their scores: (B, K) each.
 
+        Where a sequence has fewer items to choose from, the last scores are minus infinity.
+
         Args:
             history: Sequences of ids.
             count: K; all items where they are fewer.
         """
+        count = min(count, self.num_items)
         query_BD = self(history)
+        if self.codebook is not None and self.is_final():
+            return self._best_of_codes(self.codebook, query_BD, history, count)
         row_N, item_N = bag_of_each(history.lengths), history.values
         parts = []
         for first in range(0, self.num_items, PART):
@@ -308,10 +351,33 @@ class SessionTransformer(EmbeddingTask):
             found = scores_BC.topk(min(count, last - first), 1)
             parts.append((found.indices + first, found.values))
         items = torch.cat([items_BK for items_BK, _ in parts], 1)
-        found = torch.cat([scores_BK for _, scores_BK in parts], 1).topk(
-            min(count, self.num_items), 1
-        )
+        found = torch.cat([scores_BK for _, scores_BK in parts], 1).topk(count, 1)
         return items.gather(1, found.indices), found.values
+
+    def _best_of_codes(
+        self, codebook: CodebookLogits, query_BD: Tensor, history: Jagged, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the best of the items of the likeliest codes; see :meth:`best`."""
+        assert self.codebook_settings is not None
+        near, score_M = codebook.near(query_BD)
+        row_M = bag_of_each(near.lengths)
+        if self.codebook_settings.rerank:
+            catalogue_VD = self._catalogue_VD
+            vectors_MD = (
+                self.outputs(near.values) if catalogue_VD is None else catalogue_VD[near.values]
+            )
+            score_M = (query_BD[row_M] * vectors_MD).sum(1)
+        if self.evaluation.exclude_history:
+            had = bag_of_each(history.lengths) * self.num_ids + history.values
+            is_had_M = torch.isin(row_M * self.num_ids + near.values, had)
+            score_M = score_M.masked_fill(is_had_M, -torch.inf)
+        score_BL, _ = to_padded(Jagged(score_M, near.lengths), -torch.inf)
+        item_BL, _ = to_padded(near)
+        # So many columns more that there are always enough.
+        more_BK = score_BL.new_full((1, count), -torch.inf).expand(len(query_BD), -1)
+        found = torch.cat([score_BL, more_BK], 1).topk(count, 1)
+        item_BL = torch.cat([item_BL, torch.zeros_like(more_BK, dtype=torch.int64)], 1)
+        return item_BL.gather(1, found.indices), found.values
 
     # Training
 
@@ -334,22 +400,44 @@ class SessionTransformer(EmbeddingTask):
         total = num_positions
         if world > 1:
             total = int(collectives.sum_over_processes(item_B.new_tensor(num_positions)))
+        self._start_codebook()
         hidden_ND, output_CD, candidates = self._training_vectors(history, target_N)
-        known_N = target_N < self.num_items
-        loss = next_item_loss(
-            hidden_ND,
-            output_CD,
-            candidates.target_N,
-            candidates.bias_C,
-            known_N.to(hidden_ND),
-            own_bias=False,
-        )
+        loss = hidden_ND.new_zeros(())
+        settings, is_coded = self.codebook_settings, False
+        if self.codebook is not None and settings is not None and self.is_final():
+            is_known_N = target_N < self.num_items
+            loss = loss + self.codebook.loss(hidden_ND[is_known_N], target_N[is_known_N])
+            is_coded = not settings.rerank
+        if not is_coded:
+            loss = loss + next_item_loss(
+                hidden_ND,
+                output_CD,
+                candidates.target_N,
+                candidates.bias_C,
+                (target_N < self.num_items).to(hidden_ND),
+                own_bias=False,
+            )
         shown = loss.detach() / max(1, num_positions)
         for name, weight in self.objective.heads.items():
             loss = loss + weight * self._head_loss(name, hidden_ND, target_N)
         self.log("train/loss", shown, prog_bar=True, batch_size=max(1, num_positions))
         loss = loss * (world / max(1, total)) + self.embeddings.loss()
         return {"loss": loss, "samples": total}
+
+    def is_final(self) -> bool:
+        """Return whether training has reached the form that is served."""
+        has_codes = self.codebook is None or bool(self.codebook.is_assigned)
+        return has_codes and super().is_final()
+
+    def _start_codebook(self) -> None:
+        """Give items their codes when it is time."""
+        settings = self.codebook_settings
+        if self.codebook is None or settings is None or self.codebook.is_assigned:
+            return
+        if self.current_epoch >= settings.start_epoch:
+            with torch.no_grad():
+                vectors_VD = self.outputs(torch.arange(self.num_items, device=self.device))
+            self.codebook.fit(vectors_VD, self.counts_V)
 
     def _training_vectors(
         self, history: Jagged, target_N: Tensor
@@ -450,6 +538,11 @@ class SessionTransformer(EmbeddingTask):
 
     def rank(self, history: Jagged, item_B: Tensor) -> Tensor:
         """Return the ranks of the items that came next among all items, from 1: (B,)."""
+        if self.codebook is not None and self.is_final():
+            items_BK, scores_BK = self.best(history, max(self.evaluation.cutoffs))
+            is_it_BK = (items_BK == item_B.unsqueeze(1)) & (scores_BK > -torch.inf)
+            place_B = is_it_BK.int().argmax(1)
+            return torch.where(is_it_BK.any(1), place_B + 1, self.num_items + 1)
         excluded = None
         if self.evaluation.exclude_history:
             excluded = (bag_of_each(history.lengths), history.values)
