@@ -1,27 +1,24 @@
 """Ranking task: what every click-through-rate model does with its logits, in Lightning's terms."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAUROC
 
 from data.batch import Batch
+from models.embedding_task import EmbeddingTask
 from recemb import collectives, processes
-from recemb.embeddings import Embeddings
-from recemb.errors import RecembError
 from recemb.features import FeatureConfig, resolve_features
 from recemb.jagged import Ids, KeyedIds, split_keyed
-from recemb.rows.choice import new_store
-from recemb.rows.optimizers import Adam, RowsOptimizer
+from recemb.rows.optimizers import RowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig
 
 
-class RankingTask(LightningModule):
+class RankingTask(EmbeddingTask):
     """Binary cross-entropy in training, AUC and log loss otherwise.
 
     A model is a subclass that builds its layers in the constructor and defines :meth:`score`.
@@ -33,9 +30,6 @@ class RankingTask(LightningModule):
         learning_rate: Of Adam on everything but the tables' rows.
         rows_optimizer: Of the tables' rows.
         histories: By feature, a list column whose ids are read as that feature's too.
-
-    Attributes:
-        embeddings: Tables, features and the rows store.
     """
 
     def __init__(
@@ -47,19 +41,8 @@ class RankingTask(LightningModule):
         rows_optimizer: RowsOptimizer | None = None,
         histories: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__()
-        if not learning_rate > 0:
-            raise RecembError(f"model: learning_rate must be above 0, got {learning_rate}")
-        optimizer = rows_optimizer or Adam()
-        optimizer.check("rows_optimizer")
-        self.schema = schema
-        self.learning_rate = learning_rate
-        self.started_epoch: int | None = None
-        self.embeddings = Embeddings(
-            tables,
-            resolve_features(features, tables, schema, histories),
-            lambda physical: new_store(physical, optimizer),
-        )
+        resolved = resolve_features(features, tables, schema, histories)
+        super().__init__(schema, tables, resolved, learning_rate, rows_optimizer)
         numbers = list(schema.dense.values())
         self.register_buffer("dense_mean_K", torch.tensor([number.mean for number in numbers]))
         self.register_buffer("dense_scale_K", torch.tensor([number.scale for number in numbers]))
@@ -104,16 +87,11 @@ class RankingTask(LightningModule):
             loss = loss * (processes.world_size() / batch.total)
             total = total + loss + self.penalty()
         shown = loss.detach()
-        if processes.world_size() > 1 and self._is_logged():
+        if processes.world_size() > 1 and self.is_logged():
             shown = collectives.sum_over_processes(shown) / processes.world_size()
         self.log("train/logloss", shown, prog_bar=True, batch_size=batch.num_samples)
         # What the tables add: codebooks that learn (zero for most kinds).
         return total + self.embeddings.loss()
-
-    def _is_logged(self) -> bool:
-        """Return whether loggers get this step's loss: a message for each would cost too much."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return (self.global_step + 1) % every == 0
 
     def search_loss(self, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of a batch, for a search that learns from it."""
@@ -123,50 +101,6 @@ class RankingTask(LightningModule):
     def penalty(self) -> Tensor | float:
         """Return what regularisation adds to the loss of the batch just scored."""
         return 0.0
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Let staged tables take their next stage before the first batch of an epoch."""
-        # Not in on_train_epoch_start: Lightning leaves that out of the epoch after a checkpoint
-        # that was written at the last batch of one. Begun again, an epoch changes nothing.
-        if self.started_epoch != self.current_epoch:
-            self.started_epoch = self.current_epoch
-            self.embeddings.start_epoch(self.current_epoch)
-
-    def on_train_epoch_end(self) -> None:
-        """Log what the tables report."""
-        for table, report in self.embeddings.report().items():
-            for name, value in report.items():
-                self.log(f"{table}/{name}", float(value), sync_dist=processes.world_size() > 1)
-
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Any,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        """Step the dense optimizer, whose closure runs the backward pass, then the tables."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.embeddings.step(optimizer_closure)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the state of the rows' optimizer, which the trainer does not know of.
-
-        Rows that are no buffers are saved with theirs, in files of their own.
-        """
-        if self.embeddings.rows.has_buffers:
-            checkpoint["rows_optimizer"] = self.embeddings.rows.optimizer_state()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the state of the rows' optimizer."""
-        if "rows_optimizer" in checkpoint:
-            self.embeddings.rows.load_optimizer_state(checkpoint["rows_optimizer"])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam over everything but the rows, which have an optimizer of their own."""
-        rows = {id(parameter) for parameter in self.embeddings.rows.parameters()}
-        dense = [parameter for parameter in self.parameters() if id(parameter) not in rows]
-        return torch.optim.Adam(dense, lr=self.learning_rate)
 
     def validation_step(self, batch: Batch) -> None:
         """Count a validation batch."""

@@ -41,8 +41,8 @@ class BestCheckpoint(ModelCheckpoint):
         self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
     ) -> None:
         """Keep the epoch if it is the best; not before staged tables are in their last stage."""
-        embeddings = getattr(trainer.lightning_module, "embeddings", None)
-        if embeddings is None or embeddings.is_final():
+        is_final = getattr(trainer.lightning_module, "is_final", None)
+        if is_final is None or is_final():
             super()._save_topk_checkpoint(trainer, monitor_candidates)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

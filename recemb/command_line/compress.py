@@ -21,7 +21,7 @@ from recemb.files import whole_file
 from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild_data, rebuild_model, with_tables
 from recemb.results import config_hash, new_run, versions, write_results
-from recemb.serving.program import ServedProgram
+from recemb.serving.export import served_program
 from recemb.tables.budget import parse_bytes
 
 
@@ -172,7 +172,7 @@ def _measured(model: LightningModule, data: LightningDataModule) -> dict[str, An
         "metrics": {name: float(value) for one in found for name, value in one.items()},
         "bytes": {
             "tables": sum(cast(int, one["bytes"]) for one in tables.values()),
-            "serving": module_bytes(ServedProgram(model)),
+            "serving": module_bytes(served_program(model)),
         },
         "tables": tables,
     }

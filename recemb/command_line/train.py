@@ -39,7 +39,7 @@ from recemb.monitor import monitor_of
 from recemb.results import config_hash, new_run, table, versions, write_results
 from recemb.rows.choice import stores_made_by
 from recemb.schema import Schema
-from recemb.serving.program import ServedProgram
+from recemb.serving.export import served_program
 from recemb.tables.budget import parse_bytes
 from recemb.warm_start.start import warm_start
 
@@ -70,8 +70,8 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a batch, all processes' parts of it."""
-        self.samples += batch.total
+        """Count a batch, all processes' parts of it; a model may learn more than one from a row."""
+        self.samples += outputs.get("samples", batch.total)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -366,7 +366,7 @@ def _fit(cli: TrainingCLI) -> dict[str, Any]:
         **started,
         "checkpoint": best,
         "metrics": metrics,
-        "bytes": {**sizes, "serving": module_bytes(ServedProgram(model))},
+        "bytes": {**sizes, "serving": module_bytes(served_program(model))},
         "tables": table_report(model.embeddings),
         "epochs": trainer.current_epoch,
         "samples_per_s": round(rate, 1),
@@ -404,14 +404,16 @@ def _measure(cli: TrainingCLI) -> dict[str, Any]:
 
 
 def _predict(cli: TrainingCLI) -> dict[str, Any]:
-    """Write the click probabilities of the test file, in its order."""
+    """Write the predictions of the test file, in its order: click probabilities, or best items."""
     _load(cli)
-    found = cli.trainer.predict(cli.model, datamodule=cli.datamodule)
-    probability = torch.cat([one for one in found or [] if isinstance(one, torch.Tensor)])
+    found: Any = cli.trainer.predict(cli.model, datamodule=cli.datamodule) or []
+    batches = [one if isinstance(one, dict) else {"probability": one} for one in found]
+    columns = {name: torch.cat([one[name] for one in batches]).numpy() for name in batches[0]}
     path = cli.folder / "predictions.parquet"
+    predictions = pl.DataFrame(columns)
     with whole_file(path) as temporary:
-        pl.DataFrame({"probability": probability.numpy()}).write_parquet(temporary)
-    return {"checkpoint": cli.config.ckpt_path, "predictions": str(path), "rows": len(probability)}
+        predictions.write_parquet(temporary)
+    return {"checkpoint": cli.config.ckpt_path, "predictions": str(path), "rows": len(predictions)}
 
 
 def _metrics(found: Any) -> dict[str, float]:

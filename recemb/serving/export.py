@@ -12,6 +12,7 @@ from recemb.accounting import module_bytes
 from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.schema import Schema
+from recemb.serving.next_item import NextItemProgram
 from recemb.serving.parity import Case, check_parity, make_request
 from recemb.serving.program import ServedProgram
 
@@ -19,18 +20,27 @@ DESCRIPTION = "inputs.json"
 """The extra file inside the exported one that says what the inputs are."""
 
 
-def trace(program: ServedProgram) -> torch.jit.ScriptModule:
+def served_program(model: nn.Module) -> ServedProgram | NextItemProgram:
+    """Return what is served of a model, which is put into evaluation mode."""
+    return NextItemProgram(model) if hasattr(model, "best") else ServedProgram(model)
+
+
+def trace(program: ServedProgram | NextItemProgram) -> torch.jit.ScriptModule:
     """Return the program as TorchScript.
 
     Tracing records tensor operations. A size that Python turned into a number would be frozen into
     the program and be wrong for every other request, so the tracer's warning of it is an error.
     """
-    example = make_request(program.schema, Case("example", 3), torch.Generator().manual_seed(0))
+    if isinstance(program, NextItemProgram):
+        example = program.example()
+    else:
+        generator = torch.Generator().manual_seed(0)
+        example = make_request(program.schema, Case("example", 3), generator).raw
     with warnings.catch_warnings():
         warnings.simplefilter("error", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        traced = torch.jit.trace(program, (example.raw,), check_trace=False)
+        traced = torch.jit.trace(program, (example,), check_trace=False)
     assert isinstance(traced, torch.jit.ScriptModule)
     return traced
 
@@ -66,16 +76,19 @@ def export(model: nn.Module, schema: Schema, output: Path) -> dict[str, object]:
     Raises:
         RecembError: If the program and the model disagree, or the file cannot be written.
     """
-    program = ServedProgram(model.requires_grad_(False))
+    program = served_program(model.requires_grad_(False))
     buffer = io.BytesIO()
-    inputs = describe(schema)
+    inputs = program.describe() if isinstance(program, NextItemProgram) else describe(schema)
     with torch.no_grad():
         traced = trace(program)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(traced, buffer, _extra_files={DESCRIPTION: json.dumps(inputs, indent=1)})
         loaded = torch.jit.load(io.BytesIO(buffer.getvalue()))
-    parity = check_parity(loaded, model.eval(), schema)
+    if isinstance(program, NextItemProgram):
+        parity = program.check_parity(loaded, model.eval())
+    else:
+        parity = check_parity(loaded, model.eval(), schema)
     try:
         with whole_file(output) as temporary:
             temporary.write_bytes(buffer.getvalue())

@@ -12,6 +12,7 @@ string. The output is (B,) float32.
 """
 
 import copy
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Protocol, cast
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from recemb.embeddings import Embeddings
 from recemb.jagged import Ids, Jagged, bag_of_each
 from recemb.schema import Schema
+from recemb.vocabulary import Vocabulary
 
 SIZE = ".size"
 """Ends the name of the input that holds the sizes of a list column's lists."""
@@ -53,29 +55,28 @@ def with_served_tables(model: nn.Module) -> nn.Module:
     return other
 
 
-class ServedProgram(nn.Module):
-    """Vocabulary lookups in front of a model; see the module for inputs and output.
+class Program(nn.Module):
+    """A model with vocabulary lookups in front of it; a subclass says what it is asked.
 
     Args:
         model: The trained model; it is put into evaluation mode.
+        unused: Names of parts of the model that serving has no use for.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, unused: Collection[str] = ()) -> None:
         super().__init__()
         model = with_served_tables(model.eval())
-        ranker: Ranker = model  # type: ignore[assignment]
-        self.schema = ranker.schema
-        self._score, self._standardize = ranker.score, ranker.standardize
+        self.schema = cast(Schema, model.schema)
         # The parts of the model and not the model: what it has for training alone stays out.
         self.parts = nn.ModuleDict(
-            {name: part for name, part in model.named_children() if name != "metrics"}
+            {name: part for name, part in model.named_children() if name not in unused}
         )
         for name, buffer in model.named_buffers(recurse=False):
-            self.register_buffer(name, buffer)
-        self.vocabularies = {}
-        used = {column.vocabulary for column in self.schema.columns.values()}
+            if name not in unused:
+                self.register_buffer(name, buffer)
+        self.vocabularies: dict[str, Vocabulary] = {}
         for number, (space, vocabulary) in enumerate(self.schema.vocabularies.items()):
-            if space not in used:
+            if space not in self.spaces():
                 continue
             # Buffers, so that the saved program holds them as data and not as constants of code.
             self.register_buffer(f"keys_{number}", vocabulary.keys_V)
@@ -85,6 +86,49 @@ class ServedProgram(nn.Module):
                 keys_V=self.get_buffer(f"keys_{number}"),
                 index_V=self.get_buffer(f"index_{number}"),
             )
+        self.use(model)
+
+    def spaces(self) -> Collection[str | None]:
+        """Return the id spaces of the inputs."""
+        raise NotImplementedError
+
+    def use(self, model: nn.Module) -> None:
+        """Keep what is called of the model, whose tables are in the form that is served."""
+        raise NotImplementedError
+
+    def index(self, name: str, space: str, values: Tensor) -> Tensor:
+        """Return the indices of the raw ids of column ``name``."""
+        vocabulary = self.vocabularies[space]
+        index = vocabulary.lookup(values)
+        if vocabulary.config.unknown == "error":
+            # The check returns a zero that the result depends on: TorchScript would drop an
+            # assertion that nothing depends on.
+            zero = torch.zeros((), dtype=torch.int64)
+            message = f"column {name}: unknown id"
+            index = index + torch.ops.aten._functional_assert_async.msg(
+                (index >= 0).all(), message, zero
+            )
+        return index
+
+
+class ServedProgram(Program):
+    """Click probabilities; see the module for inputs and output.
+
+    Args:
+        model: The trained model; it is put into evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, unused=("metrics",))
+
+    def spaces(self) -> Collection[str | None]:
+        """Return the id spaces of the columns."""
+        return {column.vocabulary for column in self.schema.columns.values()}
+
+    def use(self, model: nn.Module) -> None:
+        """Keep how the model scores samples."""
+        ranker: Ranker = model  # type: ignore[assignment]
+        self._score, self._standardize = ranker.score, ranker.standardize
 
     @property
     def input_names(self) -> list[str]:
@@ -114,19 +158,7 @@ class ServedProgram(nn.Module):
     def _index(self, name: str, values: Tensor) -> Tensor:
         """Return the indices of raw ids; raw columns have none."""
         space = self.schema.columns[name].vocabulary
-        if space is None:
-            return values
-        vocabulary = self.vocabularies[space]
-        index = vocabulary.lookup(values)
-        if vocabulary.config.unknown == "error":
-            # The check returns a zero that the result depends on: TorchScript would drop an
-            # assertion that nothing depends on.
-            zero = torch.zeros((), dtype=torch.int64)
-            message = f"column {name}: unknown id"
-            index = index + torch.ops.aten._functional_assert_async.msg(
-                (index >= 0).all(), message, zero
-            )
-        return index
+        return values if space is None else self.index(name, space, values)
 
     def _dense(self, inputs: dict[str, Tensor]) -> Tensor:
         if self.schema.dense:

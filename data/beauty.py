@@ -1,0 +1,70 @@
+"""Amazon Beauty, 5-core: 22,363 users, 12,101 items, 198,502 actions, with items' attributes.
+
+Leave one out, all items ranked. An item's attributes are its categories and brand, numbered
+together; the first is its most specific category, the last its brand or widest one.
+
+Source: the form of Zhou et al., "S3-Rec", CIKM 2020, arXiv:2008.07873; McAuley et al., SIGIR 2015.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from data.columns import AttributeFile, ListColumn
+from data.files import cache_root, data_root
+from data.sequences import FORMAT, ITEMS, SequenceData, leave_one_out, require_files, write_parts
+
+
+def prepare(source: Path, folder: Path, max_length: int) -> Path:
+    """Write the files; return their folder. Nothing is written a second time.
+
+    Args:
+        source: Holds ``Beauty.parquet`` and ``Beauty_item2attributes.parquet``.
+        folder: Where prepared data lives; a sub-folder named by the format is made in it.
+        max_length: Of histories.
+
+    Raises:
+        RecembError: If a source file is missing.
+    """
+    target = folder / f"beauty-{FORMAT}-{max_length}"
+    if not target.is_dir():
+        names = ("Beauty.parquet", "Beauty_item2attributes.parquet")
+        require_files(source, names, "Amazon Beauty")
+        lists = pl.read_parquet(source / names[0])["items"]
+        write_parts(leave_one_out(lists, max_length), pl.read_parquet(source / names[1]), target)
+    return target
+
+
+class Beauty(SequenceData):
+    """Amazon Beauty, prepared on first use into the cache folder.
+
+    Args:
+        source: Folder of the raw files; by default ``beauty`` under ``$RECEMB_DATA``.
+        max_length: Keep the last so many items of a history.
+        batch_size: Sequences per training batch.
+        eval_batch_size: Rows per batch of the other stages.
+        seed: Of the order of the training rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str | None = None,
+        max_length: int = 50,
+        batch_size: int = 256,
+        eval_batch_size: int = 1024,
+        seed: int = 1,
+    ) -> None:
+        self.source = Path(source).expanduser() if source else data_root() / "beauty"
+        super().__init__(
+            folder=cache_root(),
+            attributes=AttributeFile(path=ITEMS, key="item", lists={"attributes": ListColumn()}),
+            max_length=max_length,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+        )
+
+    def prepare_data(self) -> None:
+        """Write the prepared files unless they are there."""
+        self.folder = prepare(self.source, cache_root(), self.max_length)

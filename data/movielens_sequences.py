@@ -1,0 +1,78 @@
+"""MovieLens-1M as sequences: 6,040 users, 3,416 movies, 999,611 ratings in the order of time.
+
+Leave one out, all movies ranked: the statistics and the protocol of SASRec and BERT4Rec. A movie's
+attributes are its genres and year.
+
+Source: Harper and Konstan, "The MovieLens Datasets", ACM TiiS 2015.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from data.columns import AttributeFile, IdColumn, ListColumn
+from data.files import cache_root, data_root
+from data.movielens import describe_movies
+from data.sequences import FORMAT, ITEMS, SequenceData, leave_one_out, require_files, write_parts
+
+
+def prepare(source: Path, folder: Path, max_length: int) -> Path:
+    """Write the files; return their folder. Nothing is written a second time.
+
+    Args:
+        source: Holds ``sequences_5core.parquet`` and ``movies.parquet``.
+        folder: Where prepared data lives; a sub-folder named by the format is made in it.
+        max_length: Of histories.
+
+    Raises:
+        RecembError: If a source file is missing.
+    """
+    target = folder / f"movielens1m-{FORMAT}-{max_length}"
+    if not target.is_dir():
+        names = ("sequences_5core.parquet", "movies.parquet")
+        require_files(source, names, "MovieLens-1M")
+        lists = pl.read_parquet(source / names[0])["items"]
+        movies = describe_movies(pl.read_parquet(source / names[1])).rename({"movie": "item"})
+        write_parts(leave_one_out(lists, max_length), movies, target)
+    return target
+
+
+class MovieLensSequences(SequenceData):
+    """MovieLens-1M's sequences, prepared on first use into the cache folder.
+
+    Args:
+        source: Folder of the raw files; by default ``ml-1m`` under ``$RECEMB_DATA``.
+        max_length: Keep the last so many movies of a history; longer training sequences are cut in
+            pieces.
+        batch_size: Sequences per training batch.
+        eval_batch_size: Rows per batch of the other stages.
+        seed: Of the order of the training rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str | None = None,
+        max_length: int = 200,
+        batch_size: int = 64,
+        eval_batch_size: int = 512,
+        seed: int = 1,
+    ) -> None:
+        self.source = Path(source).expanduser() if source else data_root() / "ml-1m"
+        super().__init__(
+            folder=cache_root(),
+            attributes=AttributeFile(
+                path=ITEMS,
+                key="item",
+                categorical={"year": IdColumn()},
+                lists={"genres": ListColumn()},
+            ),
+            max_length=max_length,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+        )
+
+    def prepare_data(self) -> None:
+        """Write the prepared files unless they are there."""
+        self.folder = prepare(self.source, cache_root(), self.max_length)

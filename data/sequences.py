@@ -1,0 +1,271 @@
+"""Sequences: what users or sessions did, in the order of time, as rows (history, next item).
+
+Events (sequence, item, time) of any file become three files, one row per sequence or prefix of one:
+
+    history   list of items, oldest first
+    item      the one that came next
+
+A training row stands for all its prefixes: a model that predicts at every position learns from each
+item but the first. Rows of validation and test stand for one prediction.
+
+Two protocols cut events into the three:
+
+* ``last_items``: of every sequence of three items or more the last is test, the one before it
+  validation, the rest training (leave one out);
+* ``last_sequences``: of all sequences in the order of their last event, a share at the end is test,
+  a share before it validation; there every prefix is a row.
+"""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from data.columns import AttributeFile, IdColumn, ListColumn
+from data.files import ROW_GROUP, TableFile, cache_root, data_root, fingerprint
+from data.prepared import Prepared
+from data.tabular import STAGES
+from recemb.errors import RecembError
+from recemb.files import whole_folder
+
+Split = Literal["last_items", "last_sequences"]
+FORMAT = "sequences-1"
+"""Names what is written; it changes with the content, so no stale folder is read."""
+ITEMS = "items.parquet"
+"""What is known of items, beside the three files."""
+
+
+class SequenceData(Prepared):
+    """Rows (history, next item) of one id space, ``item``; a subclass prepares the files.
+
+    Items of all three files are known: those that training lacks have a count of 0 and the last
+    indices, so that what is new can be told from what is known.
+
+    Args:
+        folder: Where the three files are.
+        attributes: What is known of items.
+        max_length: Keep the last so many items of a history.
+        batch_size: Sequences per training batch.
+        eval_batch_size: Rows per batch of the other stages.
+        seed: Of the order of the training rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        attributes: AttributeFile | None,
+        max_length: int,
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+    ) -> None:
+        self.max_length = max_length
+        super().__init__(
+            folder=str(folder),
+            label="label",
+            categorical={"item": IdColumn()},
+            lists={"history": ListColumn(vocabulary="item", max_length=max_length)},
+            attributes=attributes,
+            known_from=STAGES,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+        )
+
+
+class Sequences(SequenceData):
+    """Any file of events: one row per (user or session, item, time).
+
+    Args:
+        source: Parquet or CSV file, absolute or under the folder that ``$RECEMB_DATA`` names.
+        sequence: Column that says whose event it is.
+        item: Column of item ids.
+        time: Column of numbers or times that orders the events of a sequence; without it they are
+            in the order of the file.
+        split: How validation and test are cut off; see the module.
+        validation_share: Of sequences, under ``last_sequences``.
+        test_share: Of sequences, under ``last_sequences``.
+        attributes: A file with one row per item; its key is the column of item ids in it.
+        max_length: Keep the last so many items of a history; longer training sequences are cut in
+            pieces.
+        batch_size: Sequences per training batch.
+        eval_batch_size: Rows per batch of the other stages.
+        seed: Of the order of the training rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        sequence: str = "user",
+        item: str = "item",
+        time: str | None = None,
+        split: Split = "last_items",
+        validation_share: float = 0.05,
+        test_share: float = 0.05,
+        attributes: AttributeFile | None = None,
+        max_length: int = 50,
+        batch_size: int = 256,
+        eval_batch_size: int = 1024,
+        seed: int = 1,
+    ) -> None:
+        for name, share in (("validation_share", validation_share), ("test_share", test_share)):
+            if not 0 < share < 0.5:
+                raise RecembError(f"data: {name} must be above 0 and below 0.5, got {share}")
+        self.source = data_root() / Path(source).expanduser()
+        self.named = {"sequence": sequence, "item": item, "time": time}
+        self.split = split
+        self.shares = (validation_share, test_share)
+        self.given_attributes = attributes
+        super().__init__(
+            folder=cache_root(),
+            attributes=attributes and replace(attributes, path=ITEMS, key="item"),
+            max_length=max_length,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+        )
+
+    def prepare_data(self) -> None:
+        """Write the files unless they are there for these settings."""
+        settings = f"{self.named}{self.split}{self.shares}{self.max_length}{self.given_attributes}"
+        file = TableFile(self.source)
+        described = self.given_attributes
+        items = TableFile(data_root() / Path(described.path).expanduser()) if described else None
+        settings += fingerprint(items.path) if items else ""
+        name = hashlib.sha256(settings.encode()).hexdigest()[:8]
+        target = cache_root() / f"{self.source.stem}-{FORMAT}-{fingerprint(self.source)}-{name}"
+        if not target.is_dir():
+            lists = read_sequences(file, **self.named)  # type: ignore[arg-type]
+            if self.split == "last_items":
+                parts = leave_one_out(lists, self.max_length)
+            else:
+                parts = cut_by_time(lists, self.shares, self.max_length)
+            known = read_items(items, described.key) if items and described else None
+            write_parts(parts, known, target)
+        self.folder = target
+
+
+def read_sequences(file: TableFile, sequence: str, item: str, time: str | None) -> pl.Series:
+    """Return the items of each sequence, oldest first; sequences in the order of their last event.
+
+    Raises:
+        RecembError: If a column is missing or an event lacks what orders or names it.
+    """
+    names = [sequence, item, *([time] if time else [])]
+    file.require(names)
+    events = file.collect(file.scan().select(names))
+    for name in names:
+        if events[name].null_count():
+            row = events[name].is_null().arg_max()
+            raise RecembError(
+                f"{file.path}: column {name!r}, row {row}: an event must have it, got null; fill "
+                "it or drop the row"
+            )
+    ordered = events.with_row_index("row").sort([time, "row"] if time else ["row"])
+    grouped = ordered.group_by(sequence, maintain_order=True).agg(
+        items=pl.col(item), last=pl.col(time or "row").last(), row=pl.col("row").last()
+    )
+    return grouped.sort("last", "row")["items"]
+
+
+def read_items(file: TableFile, key: str) -> pl.DataFrame:
+    """Return what is known of items, with the key under the name ``item``."""
+    file.require([key])
+    return file.collect(file.scan()).rename({key: "item"})
+
+
+def leave_one_out(lists: pl.Series, max_length: int) -> dict[str, pl.DataFrame]:
+    """Return the rows of the three stages under ``last_items``.
+
+    Sequences of fewer than three items are training alone.
+    """
+    count = pl.col("items").list.len().cast(pl.Int64)
+    frame = pl.DataFrame({"items": lists}).with_columns(
+        count=count, kept=pl.when(count < 3).then(count).otherwise(count - 2)
+    )
+    training = frame.select(items=pl.col("items").list.head(pl.col("kept")))["items"]
+    long = frame.filter(pl.col("count") >= 3)
+    parts = {"train": training_rows(training, max_length)}
+    for stage, place in (("validation", pl.col("count") - 2), ("test", pl.col("count") - 1)):
+        parts[stage] = long.select(
+            history=pl.col("items").list.head(place).list.tail(max_length),
+            item=pl.col("items").list.get(place),
+        )
+    return parts
+
+
+def cut_by_time(
+    lists: pl.Series, shares: tuple[float, float], max_length: int
+) -> dict[str, pl.DataFrame]:
+    """Return the rows of the three stages under ``last_sequences``."""
+    count = len(lists)
+    test = count - round(count * shares[1])
+    validation = test - round(count * shares[0])
+    return {
+        "train": training_rows(lists[:validation], max_length),
+        "validation": prefixes(lists[validation:test], max_length),
+        "test": prefixes(lists[test:], max_length),
+    }
+
+
+def training_rows(lists: pl.Series, max_length: int) -> pl.DataFrame:
+    """Return training sequences as rows, long ones cut from their end in pieces of ``max_length``.
+
+    A piece begins with the item that the one before it ended with: no step from an item to the next
+    is lost or comes twice. Sequences of one item have no step.
+    """
+    steps = pl.col("items").list.len().cast(pl.Int64) - 1
+    frame = pl.DataFrame({"items": lists}).with_columns(steps=steps).filter(pl.col("steps") > 0)
+    pieces = frame.with_columns(
+        piece=pl.int_ranges(0, (pl.col("steps") + max_length - 1) // max_length)
+    ).explode("piece")
+    end = pl.col("steps") - pl.col("piece") * max_length
+    start = pl.max_horizontal(end - max_length, pl.lit(0))
+    return pieces.select(
+        history=pl.col("items").list.slice(start, end - start), item=pl.col("items").list.get(end)
+    )
+
+
+def prefixes(lists: pl.Series, max_length: int) -> pl.DataFrame:
+    """Return a row for every item of a sequence but the first, with what came before it."""
+    frame = pl.DataFrame({"items": lists})
+    frame = frame.with_columns(place=pl.int_ranges(1, pl.col("items").list.len().cast(pl.Int64)))
+    frame = frame.explode("place").drop_nulls("place")
+    return frame.select(
+        history=pl.col("items").list.head(pl.col("place")).list.tail(max_length),
+        item=pl.col("items").list.get(pl.col("place")),
+    )
+
+
+def write_parts(parts: dict[str, pl.DataFrame], items: pl.DataFrame | None, target: Path) -> None:
+    """Write the files of all stages, and what is known of items; all or nothing.
+
+    Raises:
+        RecembError: If a stage has no row.
+    """
+    for stage, rows in parts.items():
+        if rows.is_empty():
+            raise RecembError(
+                f"{target.name}: no sequence is long enough for {stage}, which needs "
+                f"{2 if stage == 'train' else 3} items; check the column of sequences"
+            )
+    with whole_folder(target) as new:
+        for stage, rows in parts.items():
+            labelled = rows.with_columns(label=pl.lit(1, pl.Int8))
+            labelled.write_parquet(new / f"{stage}.parquet", row_group_size=ROW_GROUP)
+        if items is not None:
+            items.write_parquet(new / ITEMS)
+
+
+def require_files(folder: Path, names: tuple[str, ...], what: str) -> None:
+    """Raise a :class:`RecembError` naming the first raw file that is not in ``folder``."""
+    for name in names:
+        if not (folder / name).is_file():
+            raise RecembError(
+                f"{folder / name}: {what} is not there; put it under the folder that RECEMB_DATA "
+                "names, or point data.source at it"
+            )

@@ -1,0 +1,116 @@
+"""Embedding task: what every model over the engine does in training, in Lightning's terms.
+
+The tables' rows have an optimizer of their own, which no trainer knows: here it is stepped, saved
+and restored beside the dense one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning import LightningModule
+
+from data.batch import Batch
+from recemb import processes
+from recemb.embeddings import Embeddings
+from recemb.errors import RecembError
+from recemb.features import Feature
+from recemb.monitor import AUC, Monitor
+from recemb.rows.choice import new_store
+from recemb.rows.optimizers import Adam, RowsOptimizer
+from recemb.schema import Schema
+from recemb.tables.kind import TableConfig
+
+
+class EmbeddingTask(LightningModule):
+    """A model with embeddings, trained by two optimizers: one of rows, one of all else.
+
+    Args:
+        schema: What the data holds.
+        tables: Tables by name.
+        features: Resolved against the data.
+        learning_rate: Of Adam on everything but the tables' rows.
+        rows_optimizer: Of the tables' rows.
+
+    Raises:
+        RecembError: If a setting is out of range.
+
+    Attributes:
+        embeddings: Tables, features and the rows store.
+        monitor: The metric by which the best checkpoint is chosen.
+    """
+
+    monitor: Monitor = AUC
+
+    def __init__(
+        self,
+        schema: Schema,
+        tables: Mapping[str, TableConfig],
+        features: Sequence[Feature],
+        learning_rate: float = 0.001,
+        rows_optimizer: RowsOptimizer | None = None,
+    ) -> None:
+        super().__init__()
+        if not learning_rate > 0:
+            raise RecembError(f"model: learning_rate must be above 0, got {learning_rate}")
+        optimizer = rows_optimizer or Adam()
+        optimizer.check("rows_optimizer")
+        self.schema = schema
+        self.learning_rate = learning_rate
+        self.started_epoch: int | None = None
+        self.embeddings = Embeddings(
+            tables, features, lambda physical: new_store(physical, optimizer)
+        )
+
+    def is_logged(self) -> bool:
+        """Return whether loggers get this step's loss: a message for each would cost too much."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.global_step + 1) % every == 0
+
+    def is_final(self) -> bool:
+        """Return whether training has reached the form that is served: the best is kept then."""
+        return self.embeddings.is_final()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Let staged tables take their next stage before the first batch of an epoch."""
+        # Not in on_train_epoch_start: Lightning leaves that out of the epoch after a checkpoint
+        # that was written at the last batch of one. Begun again, an epoch changes nothing.
+        if self.started_epoch != self.current_epoch:
+            self.started_epoch = self.current_epoch
+            self.embeddings.start_epoch(self.current_epoch)
+
+    def on_train_epoch_end(self) -> None:
+        """Log what the tables report."""
+        for table, report in self.embeddings.report().items():
+            for name, value in report.items():
+                self.log(f"{table}/{name}", float(value), sync_dist=processes.world_size() > 1)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step the dense optimizer, whose closure runs the backward pass, then the tables."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.embeddings.step(optimizer_closure)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the state of the rows' optimizer, which the trainer does not know of.
+
+        Rows that are no buffers are saved with theirs, in files of their own.
+        """
+        if self.embeddings.rows.has_buffers:
+            checkpoint["rows_optimizer"] = self.embeddings.rows.optimizer_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the state of the rows' optimizer."""
+        if "rows_optimizer" in checkpoint:
+            self.embeddings.rows.load_optimizer_state(checkpoint["rows_optimizer"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam over everything but the rows, which have an optimizer of their own."""
+        rows = {id(parameter) for parameter in self.embeddings.rows.parameters()}
+        dense = [parameter for parameter in self.parameters() if id(parameter) not in rows]
+        return torch.optim.Adam(dense, lr=self.learning_rate)

@@ -1,0 +1,632 @@
+"""Session transformer: the next item of a sequence, items known by id, by metadata, or by both.
+
+    x_n   = sum over features f of vector_f(item_n)        a feature is the id, or an attribute
+    h     = causal transformer(x)
+    s_v   = h_n . y_v             y = x of item v, or a row of an output table of its own
+    loss  = mean over all positions of cross-entropy of the item that came next
+            + sum over heads of weight x cross-entropy of that item's attribute
+
+Without the id, an item is nothing but its attributes, and one that nobody has clicked on yet is
+ranked as well as any other. Attributes are looked up in the model, not sent.
+
+Shapes: B sequences, N tokens, V items of the catalogue, C candidates, D elements of a vector.
+
+Source: Shalaby et al., "M2TRec: Metadata-aware Multi-task Transformer for Large-scale and
+Cold-start free Session-based Recommendations", RecSys 2022, arXiv:2209.11824; ids alone are SASRec
+(Kang and McAuley, ICDM 2018, arXiv:1808.09781) with the loss of Klenitskiy and Vasilev, RecSys
+2023, arXiv:2309.07602.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.batch import Batch
+from models.catalogue_ranking import metric_names, metrics, ranks
+from models.codebook_logits import CodebookLogits
+from models.embedding_task import EmbeddingTask
+from models.feature_task import common_dim
+from models.next_item_loss import next_item_loss
+from models.sampled_candidates import Candidates, all_candidates, sampled_candidates
+from models.transformer import CausalTransformer
+from recemb import collectives, processes
+from recemb.attributes import AttributeLookup
+from recemb.errors import RecembError
+from recemb.features import Feature, FeatureConfig, resolve_features
+from recemb.jagged import Ids, Jagged, bag_of_each, position_of_each, split_keyed, to_padded
+from recemb.monitor import Monitor
+from recemb.rows.optimizers import AnyRowsOptimizer
+from recemb.schema import Schema
+from recemb.tables.registry import AnyTable
+
+ITEM, HISTORY = "item", "history"
+"""The columns of a row: what came next, and what came before it."""
+OUTPUT = "output"
+"""The feature that reads an output table of its own; no column of sequences has that name."""
+MATMUL: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+"""Where torch keeps how products of fp32 matrices are made on a CPU."""
+NUM_PREDICTED = 20
+"""Items that a prediction lists."""
+PART = 1 << 16
+"""Items whose vectors are made at a time where all are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """The encoder of sequences. Its width is that of the tables."""
+
+    num_layers: int = 2
+    """Blocks of attention and perceptron."""
+    num_heads: int = 2
+    """Attention heads, of which the width is a multiple."""
+    hidden: int = 256
+    """Width of the perceptrons."""
+    dropout: float = 0.3
+    """Share of values dropped in training."""
+    attention_dropout: float = 0.0
+    """Share of attention weights dropped in training."""
+    max_length: int = 50
+    """Of a longer sequence the last so many items are read."""
+    weight_decay: float = 0.0
+    """Of the network's weights, decoupled from their gradients (AdamW); not of rows."""
+    products: Literal["fp32", "bf16"] = "fp32"
+    """Factors of matrix products in training. ``bf16`` allows a CPU to round them to bf16, which
+    those with instructions for it (AMX) do; on others products stay exact, but are oneDNN's, which
+    on AMD take a third of the time of MKL's."""
+
+    def check(self, dim: int) -> None:
+        """Raise a :class:`RecembError` if a setting is out of range."""
+        for name in ("num_layers", "num_heads", "hidden", "max_length"):
+            if getattr(self, name) < 1:
+                raise RecembError(f"network: {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise RecembError(
+                    f"network: {name} must be at least 0 and below 1, got {getattr(self, name)}"
+                )
+        if not self.weight_decay >= 0:
+            raise RecembError(f"network: weight_decay must be at least 0, got {self.weight_decay}")
+        if dim % self.num_heads:
+            raise RecembError(
+                f"network: num_heads must divide the width of the tables, got {self.num_heads} for "
+                f"{dim}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """What is learned."""
+
+    num_sampled: int | None = None
+    """Items drawn per step as candidates beside those of the batch (sampled softmax, corrected for
+    how likely each is drawn); None: all items are candidates."""
+    unseen: bool = True
+    """Whether items that training lacks are candidates too, and so learned to be unlikely. False
+    where items are their attributes: it then says nothing against new ones."""
+    temperature: float | None = None
+    """If given, items and queries are unit vectors, and scores are cosines divided by this."""
+    heads: dict[str, float] = field(default_factory=dict)
+    """Attributes of the next item that are predicted too, and the weights of their losses."""
+
+    def check(self, schema: Schema) -> None:
+        """Raise a :class:`RecembError` if a setting does not fit the data."""
+        if self.num_sampled is not None and self.num_sampled < 1:
+            raise RecembError(f"objective: num_sampled must be at least 1, got {self.num_sampled}")
+        if self.temperature is not None and not self.temperature > 0:
+            raise RecembError(f"objective: temperature must be above 0, got {self.temperature}")
+        for name, weight in self.heads.items():
+            if name not in schema.attributes:
+                raise RecembError(
+                    f"objective: head {name!r} must be an attribute of items, of "
+                    f"{sorted(schema.attributes)}"
+                )
+            if not weight > 0:
+                raise RecembError(
+                    f"objective: the weight of head {name!r} must be above 0, got {weight}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Codebook:
+    """Output by codes (:mod:`models.codebook_logits`), found once items have vectors."""
+
+    num_codes: int = 1000
+    """Vectors of the output."""
+    num_probes: int = 50
+    """Codes whose items are looked at for a query."""
+    rerank: bool = True
+    """Whether those items are scored by their own vectors; else by code and bias, and items have no
+    vectors in the output."""
+    start_epoch: int = 10
+    """Training epoch, from 0, before which items get their codes; until then outputs are items'
+    vectors."""
+
+    def check(self, num_items: int) -> None:
+        """Raise a :class:`RecembError` if a setting is out of range."""
+        for name, high in (("num_codes", num_items), ("num_probes", self.num_codes)):
+            if not 1 <= getattr(self, name) <= high:
+                raise RecembError(
+                    f"codebook: {name} must be in 1..{high}, got {getattr(self, name)}"
+                )
+        if self.start_epoch < 0:
+            raise RecembError(f"codebook: start_epoch must be at least 0, got {self.start_epoch}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """How predictions are measured: all items are ranked."""
+
+    cutoffs: list[int] = field(default_factory=lambda: [5, 10, 20])
+    """The k of hr@k, recall@k, ndcg@k and mrr@k."""
+    exclude_history: bool = True
+    """Whether items of the history are left out of the ranking: where nobody takes one twice."""
+    cold: int = 5
+    """Items with fewer training clicks are reported apart, and those with none."""
+    monitor: str = "ndcg@10"
+    """The metric by which the best epoch is chosen."""
+
+    def check(self) -> None:
+        """Raise a :class:`RecembError` if a setting is out of range."""
+        if not self.cutoffs or min(self.cutoffs) < 1:
+            raise RecembError(f"evaluation: cutoffs must be at least 1, got {self.cutoffs}")
+        if self.monitor not in metric_names(self.cutoffs):
+            raise RecembError(
+                f"evaluation: monitor must be one of {metric_names(self.cutoffs)}, got "
+                f"{self.monitor!r}"
+            )
+
+
+class SessionTransformer(EmbeddingTask):
+    """A causal transformer over items of any table kinds.
+
+    Args:
+        schema: What the data holds: columns ``item`` and ``history``, attributes of items.
+        tables: Tables by name.
+        features: What an item is: ``item`` (its id), attributes of it, or both; their vectors are
+            added. Tables whose width differs say ``project``.
+        output: Table of the output's own vectors, read by id; by default outputs are what inputs
+            are.
+        network: Layers.
+        objective: Losses.
+        codebook: Output by codes instead of by a vector per item.
+        evaluation: Metrics.
+        learning_rate: Of AdamW on everything but the tables' rows.
+        rows_optimizer: Of the tables' rows.
+
+    Raises:
+        RecembError: If a name does not fit the data, or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        tables: dict[str, AnyTable],
+        features: dict[str, FeatureConfig],
+        output: str | None = None,
+        network: Network | None = None,
+        objective: Objective | None = None,
+        codebook: Codebook | None = None,
+        evaluation: Evaluation | None = None,
+        learning_rate: float = 0.001,
+        rows_optimizer: AnyRowsOptimizer | None = None,
+    ) -> None:
+        resolved = _resolve(schema, tables, features, output)
+        super().__init__(schema, tables, resolved, learning_rate, rows_optimizer)
+        self.network = network or Network()
+        self.objective = objective or Objective()
+        self.evaluation = evaluation or Evaluation()
+        self.dim = common_dim("session transformer", self.embeddings.dims)
+        self.network.check(self.dim)
+        self.objective.check(schema)
+        self.evaluation.check()
+        self.monitor = Monitor(f"val/{self.evaluation.monitor}", "max")
+        self.names = list(features)
+        self.output = output
+        self.is_described = ITEM not in features and output is None
+        used = {*features, *self.objective.heads}
+        self.attributes = AttributeLookup(
+            {name: one for name, one in schema.attributes.items() if name in used}
+        )
+        settings = self.network
+        self.encoder = CausalTransformer(
+            self.dim,
+            settings.num_layers,
+            settings.num_heads,
+            settings.hidden,
+            settings.dropout,
+            settings.attention_dropout,
+            settings.max_length,
+        )
+        vocabulary = schema.vocabularies[ITEM]
+        self.num_items, self.num_ids = vocabulary.num_known, vocabulary.num_ids
+        self.register_buffer("counts_V", vocabulary.counts_V.clone(), persistent=False)
+        self.counts_V: Tensor
+        # Ids are numbered by falling counts, so the unseen ones are the last.
+        self.num_seen = int((vocabulary.counts_V > 0).sum())
+        self.heads = nn.ModuleDict(
+            {
+                f"head_{name}": nn.Linear(self.dim, schema.num_ids(name) or 0)
+                for name in self.objective.heads
+            }
+        )
+        self.codebook: CodebookLogits | None = None
+        self.codebook_settings = codebook
+        if codebook is not None:
+            if output is not None:
+                raise RecembError("codebook: it is an output, got an output table too; drop either")
+            codebook.check(self.num_items)
+            self.codebook = CodebookLogits(
+                self.num_items, self.dim, codebook.num_codes, codebook.num_probes
+            )
+        self._precision = MATMUL.fp32_precision
+        self._catalogue_VD: Tensor | None = None
+        self._sums: list[Tensor] = []
+
+    # Items
+
+    def embed(self, asked: Mapping[str, Ids], output_C: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return vectors of items by their features, and those of an output table by id.
+
+        Args:
+            asked: By feature, an id or a bag of ids per item.
+            output_C: Ids, which only a model with an output table reads.
+        """
+        own: dict[str, Ids] = {name: asked[name] for name in self.names}
+        if self.output is not None:
+            own[OUTPUT] = output_C
+        found = cast(dict[str, Tensor], self.embeddings(own))
+        vectors = [found[name] for name in self.names]
+        vectors_ND = torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0]
+        output_CD = found.get(OUTPUT)
+        if self.objective.temperature is not None:
+            vectors_ND = F.normalize(vectors_ND, dim=1)
+            output_CD = None if output_CD is None else F.normalize(output_CD, dim=1)
+        return vectors_ND, output_CD
+
+    def described(self, ids_N: Tensor) -> dict[str, Ids]:
+        """Return the features of items by id."""
+        return {ITEM: ids_N, **self.attributes(ITEM, ids_N)}
+
+    def as_query(self, hidden_ND: Tensor) -> Tensor:
+        """Return what the encoder found in the form that scores are products with."""
+        if self.objective.temperature is None:
+            return hidden_ND
+        return F.normalize(hidden_ND, dim=1) / self.objective.temperature
+
+    def outputs(self, ids_C: Tensor) -> Tensor:
+        """Return the output vectors of items by id."""
+        vectors_CD, output_CD = self.embed(self.described(ids_C), ids_C)
+        return vectors_CD if output_CD is None else output_CD
+
+    # Sequences
+
+    def forward(self, history: Jagged) -> Tensor:
+        """Return what each of B sequences of ids is followed by, as a query (B, D)."""
+        history = last_of_each(history, self.network.max_length)
+        vectors_ND, _ = self.embed(self.described(history.values), history.values[:0])
+        return self.query(Jagged(vectors_ND, history.lengths))
+
+    def query(self, vectors: Jagged) -> Tensor:
+        """Return the queries (B, D) of sequences of item vectors; zeros for an empty one."""
+        hidden_ND = self.as_query(self.encoder(vectors.values, vectors.lengths))
+        ends_B = vectors.lengths.cumsum(0)
+        # One row more, of zeros, for those that have no last item.
+        hidden_ND = torch.cat([hidden_ND, hidden_ND.new_zeros(1, self.dim)])
+        place_B = torch.where(vectors.lengths > 0, ends_B - 1, vectors.lengths.sum())
+        return hidden_ND[place_B]
+
+    def scores(self, query_BD: Tensor, tile: slice) -> Tensor:
+        """Return the scores of B queries for a slice of the catalogue."""
+        catalogue_VD = self._catalogue_VD
+        if catalogue_VD is not None:
+            return query_BD @ catalogue_VD[tile].t()
+        ids_C = torch.arange(tile.start, tile.stop, device=query_BD.device)
+        return query_BD @ self.outputs(ids_C).t()
+
+    def best(self, history: Jagged, count: int) -> tuple[Tensor, Tensor]:
+        """Return the best items of B sequences, as indices, and their scores: (B, K) each.
+
+        Where a sequence has fewer items to choose from, the last scores are minus infinity.
+
+        Args:
+            history: Sequences of ids.
+            count: K; all items where they are fewer.
+        """
+        count = min(count, self.num_items)
+        query_BD = self(history)
+        if self.codebook is not None and self.is_final():
+            return self._best_of_codes(self.codebook, query_BD, history, count)
+        row_N, item_N = bag_of_each(history.lengths), history.values
+        parts = []
+        for first in range(0, self.num_items, PART):
+            last = min(first + PART, self.num_items)
+            scores_BC = self.scores(query_BD, slice(first, last))
+            if self.evaluation.exclude_history:
+                inside = (item_N >= first) & (item_N < last)
+                place = (row_N[inside], item_N[inside] - first)
+                scores_BC = scores_BC.index_put(place, scores_BC.new_tensor(-torch.inf))
+            found = scores_BC.topk(min(count, last - first), 1)
+            parts.append((found.indices + first, found.values))
+        items = torch.cat([items_BK for items_BK, _ in parts], 1)
+        found = torch.cat([scores_BK for _, scores_BK in parts], 1).topk(count, 1)
+        return items.gather(1, found.indices), found.values
+
+    def _best_of_codes(
+        self, codebook: CodebookLogits, query_BD: Tensor, history: Jagged, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the best of the items of the likeliest codes; see :meth:`best`."""
+        assert self.codebook_settings is not None
+        near, score_M = codebook.near(query_BD)
+        row_M = bag_of_each(near.lengths)
+        if self.codebook_settings.rerank:
+            catalogue_VD = self._catalogue_VD
+            vectors_MD = (
+                self.outputs(near.values) if catalogue_VD is None else catalogue_VD[near.values]
+            )
+            score_M = (query_BD[row_M] * vectors_MD).sum(1)
+        if self.evaluation.exclude_history:
+            had = bag_of_each(history.lengths) * self.num_ids + history.values
+            is_had_M = torch.isin(row_M * self.num_ids + near.values, had)
+            score_M = score_M.masked_fill(is_had_M, -torch.inf)
+        score_BL, _ = to_padded(Jagged(score_M, near.lengths), -torch.inf)
+        item_BL, _ = to_padded(near)
+        # So many columns more that there are always enough.
+        more_BK = score_BL.new_full((1, count), -torch.inf).expand(len(query_BD), -1)
+        found = torch.cat([score_BL, more_BK], 1).topk(count, 1)
+        item_BL = torch.cat([item_BL, torch.zeros_like(more_BK, dtype=torch.int64)], 1)
+        return item_BL.gather(1, found.indices), found.values
+
+    # Training
+
+    def on_fit_start(self) -> None:
+        """Choose how products are made."""
+        self._precision = MATMUL.fp32_precision
+        if self.network.products == "bf16":
+            MATMUL.fp32_precision = "bf16"
+
+    def on_fit_end(self) -> None:
+        """Let products be made as they were."""
+        MATMUL.fp32_precision = self._precision
+
+    def training_step(self, batch: Batch) -> dict[str, Any]:
+        """Return the loss of a batch, the mean over all positions, and how many those are."""
+        history, item_B = columns_of(batch)
+        target_N = next_of_each(history, item_B)
+        num_positions = len(target_N)
+        world = processes.world_size()
+        total = num_positions
+        if world > 1:
+            total = int(collectives.sum_over_processes(item_B.new_tensor(num_positions)))
+        self._start_codebook()
+        hidden_ND, output_CD, candidates = self._training_vectors(history, target_N)
+        loss = hidden_ND.new_zeros(())
+        settings, is_coded = self.codebook_settings, False
+        if self.codebook is not None and settings is not None and self.is_final():
+            is_known_N = target_N < self.num_items
+            loss = loss + self.codebook.loss(hidden_ND[is_known_N], target_N[is_known_N])
+            is_coded = not settings.rerank
+        if not is_coded:
+            loss = loss + next_item_loss(
+                hidden_ND,
+                output_CD,
+                candidates.target_N,
+                candidates.bias_C,
+                (target_N < self.num_items).to(hidden_ND),
+                own_bias=False,
+            )
+        shown = loss.detach() / max(1, num_positions)
+        for name, weight in self.objective.heads.items():
+            loss = loss + weight * self._head_loss(name, hidden_ND, target_N)
+        self.log("train/loss", shown, prog_bar=True, batch_size=max(1, num_positions))
+        loss = loss * (world / max(1, total)) + self.embeddings.loss()
+        return {"loss": loss, "samples": total}
+
+    def is_final(self) -> bool:
+        """Return whether training has reached the form that is served."""
+        has_codes = self.codebook is None or bool(self.codebook.is_assigned)
+        return has_codes and super().is_final()
+
+    def _start_codebook(self) -> None:
+        """Give items their codes when it is time."""
+        settings = self.codebook_settings
+        if self.codebook is None or settings is None or self.codebook.is_assigned:
+            return
+        if self.current_epoch >= settings.start_epoch:
+            with torch.no_grad():
+                vectors_VD = self.outputs(torch.arange(self.num_items, device=self.device))
+            self.codebook.fit(vectors_VD, self.counts_V)
+
+    def _training_vectors(
+        self, history: Jagged, target_N: Tensor
+    ) -> tuple[Tensor, Tensor, Candidates]:
+        """Return queries (N, D), output vectors of the candidates (C, D), and who those are."""
+        num_candidates = self.num_items if self.objective.unseen else self.num_seen
+        known_N = target_N.clamp(max=num_candidates - 1)
+        if self.objective.num_sampled is None:
+            candidates = all_candidates(known_N, num_candidates)
+            ids_U = torch.arange(self.num_ids, device=target_N.device)
+            input_N, place_C = history.values, candidates.ids_C
+        else:
+            counts_V = self.counts_V[:num_candidates]
+            candidates = sampled_candidates(known_N, counts_V, self.objective.num_sampled)
+            every = torch.cat([history.values, candidates.ids_C])
+            ids_U, place = torch.unique(every, return_inverse=True)
+            input_N, place_C = place.split([len(history.values), len(candidates.ids_C)])
+        vectors_UD, output_CD = self.embed(self.described(ids_U), candidates.ids_C)
+        if output_CD is None:
+            output_CD = vectors_UD[place_C]
+        hidden_ND = self.encoder(vectors_UD[input_N], history.lengths)
+        return self.as_query(hidden_ND), output_CD, candidates
+
+    def _head_loss(self, name: str, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
+        """Return the sum over positions of the cross-entropy of an attribute of the next item.
+
+        An item with several values has each of them as the answer, with equal shares; one without
+        values has none.
+        """
+        found = self.attributes(ITEM, target_N)[name]
+        values = found if isinstance(found, Jagged) else Jagged(found, torch.ones_like(found))
+        position_M = bag_of_each(values.lengths)
+        weight_M = 1.0 / values.lengths[position_M].to(hidden_ND)
+        head = cast(nn.Linear, self.heads[f"head_{name}"])
+        return next_item_loss(
+            hidden_ND[position_M], head.weight, values.values, head.bias, weight_M
+        )
+
+    # Evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        """Make the catalogue once."""
+        self._start()
+
+    def on_test_epoch_start(self) -> None:
+        """Make the catalogue once."""
+        self._start()
+
+    def on_predict_epoch_start(self) -> None:
+        """Make the catalogue once."""
+        self._start()
+
+    def _start(self) -> None:
+        every_V = torch.arange(self.num_items, device=self.device)
+        self._catalogue_VD = torch.cat([self.outputs(ids_C) for ids_C in every_V.split(PART)])
+        self._sums = []
+
+    def validation_step(self, batch: Batch) -> None:
+        """Count a validation batch."""
+        self._count(batch)
+
+    def test_step(self, batch: Batch) -> None:
+        """Count a test batch."""
+        self._count(batch)
+
+    def predict_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the best items of each row as raw ids, and their scores."""
+        items_BK, scores_BK = self.best(columns_of(batch)[0], NUM_PREDICTED)
+        vocabulary = self.schema.vocabularies[ITEM]
+        raw_V = torch.empty_like(vocabulary.keys_V)
+        raw_V[vocabulary.index_V] = vocabulary.keys_V
+        return {"items": raw_V.to(items_BK.device)[items_BK], "scores": scores_BK}
+
+    def on_predict_epoch_end(self) -> None:
+        """Forget the catalogue."""
+        self._catalogue_VD = None
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of validation."""
+        self._log("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test."""
+        self._log("test")
+
+    def _count(self, batch: Batch) -> None:
+        history, item_B = columns_of(batch)
+        found = metrics(self.rank(history, item_B), self.evaluation.cutoffs)
+        clicks_B = torch.cat([self.counts_V, self.counts_V.new_zeros(1)])[
+            item_B.clamp(max=self.num_items)
+        ]
+        groups = (clicks_B >= 0, clicks_B < self.evaluation.cold, clicks_B == 0)
+        self._sums.append(
+            torch.stack(
+                [torch.cat([found[own].sum(0), own.sum().view(1).to(found)]) for own in groups]
+            )
+        )
+
+    def rank(self, history: Jagged, item_B: Tensor) -> Tensor:
+        """Return the ranks of the items that came next among all items, from 1: (B,)."""
+        if self.codebook is not None and self.is_final():
+            items_BK, scores_BK = self.best(history, max(self.evaluation.cutoffs))
+            is_it_BK = (items_BK == item_B.unsqueeze(1)) & (scores_BK > -torch.inf)
+            place_B = is_it_BK.int().argmax(1)
+            return torch.where(is_it_BK.any(1), place_B + 1, self.num_items + 1)
+        excluded = None
+        if self.evaluation.exclude_history:
+            excluded = (bag_of_each(history.lengths), history.values)
+        return ranks(self(history), self.scores, self.num_items, item_B, excluded)
+
+    def _log(self, stage: str) -> None:
+        """Log the mean of each metric over all predictions, and over those of cold items."""
+        self._catalogue_VD = None
+        sums = torch.stack(self._sums).sum(0)
+        if processes.world_size() > 1:
+            sums = collectives.sum_over_processes(sums)
+        names = metric_names(self.evaluation.cutoffs)
+        for group, own in zip(("", "cold_", "unseen_"), sums, strict=True):
+            count = own[-1]
+            if group:
+                self.log(f"{stage}/{group}targets", count.float())
+            for name, value in zip(names, own[:-1], strict=True):
+                if group == "" or (count > 0 and name.startswith("hr@")):
+                    self.log(f"{stage}/{group}{name}", (value / count).float(), prog_bar=not group)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return AdamW over everything but the rows, which have an optimizer of their own."""
+        rows = {id(parameter) for parameter in self.embeddings.rows.parameters()}
+        dense = [parameter for parameter in self.parameters() if id(parameter) not in rows]
+        decay = self.network.weight_decay
+        return torch.optim.AdamW(dense, lr=self.learning_rate, weight_decay=decay)
+
+
+def columns_of(batch: Batch) -> tuple[Jagged, Tensor]:
+    """Return the histories of a batch, and the items that came next."""
+    columns = split_keyed(batch.ids)
+    return columns[HISTORY], columns[ITEM].values
+
+
+def last_of_each(history: Jagged, length: int) -> Jagged:
+    """Return the last ``length`` ids of each sequence."""
+    lengths_B = history.lengths
+    left_N = lengths_B[bag_of_each(lengths_B)] - position_of_each(lengths_B)
+    return Jagged(history.values[left_N <= length], lengths_B.clamp(max=length))
+
+
+def next_of_each(history: Jagged, item_B: Tensor) -> Tensor:
+    """Return the item that follows each of the N items of histories."""
+    values_N, lengths_B = history
+    next_N = torch.roll(values_N, -1)
+    next_N[lengths_B.cumsum(0)[lengths_B > 0] - 1] = item_B[lengths_B > 0]
+    return next_N
+
+
+def _resolve(
+    schema: Schema,
+    tables: Mapping[str, AnyTable],
+    features: Mapping[str, FeatureConfig],
+    output: str | None,
+) -> list[Feature]:
+    """Return the features of items, and that of the output table."""
+    for name in (ITEM, HISTORY):
+        if name not in schema.columns:
+            raise RecembError(
+                f"session transformer: the data must have columns {ITEM!r} and {HISTORY!r}, got "
+                f"{sorted(schema.columns)}; use a data module of sequences"
+            )
+    for name, config in features.items():
+        if name != ITEM and name not in schema.attributes:
+            raise RecembError(
+                f"feature {name!r}: must be {ITEM!r} or an attribute of it, of "
+                f"{sorted(schema.attributes)}"
+            )
+        if config.pooling == "none":
+            raise RecembError(
+                f"feature {name!r}: its bags must be pooled into one vector, got pooling 'none'; "
+                "use sum, mean or max"
+            )
+    if output is None:
+        return resolve_features(features, tables, schema, {ITEM: HISTORY})
+    if output not in tables:
+        raise RecembError(
+            f"output: must be one of the tables {sorted(tables)}, got {output!r}; add it to tables"
+        )
+    read = {config.table for config in features.values()}
+    inner = {name: table for name, table in tables.items() if name != output or name in read}
+    resolved = resolve_features(features, inner, schema, {ITEM: HISTORY})
+    as_item = resolve_features(
+        {ITEM: FeatureConfig(table=output)}, {output: tables[output]}, schema
+    )
+    return [*resolved, replace(as_item[0], name=OUTPUT)]
