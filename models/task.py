@@ -33,6 +33,7 @@ class RankingTask(LightningModule):
         learning_rate: Of Adam on everything but the tables' rows.
         rows_optimizer: Of the tables' rows.
         histories: By feature, a list column whose ids are read as that feature's too.
+        copies: By feature, another one whose ids it reads once more, from a table of its own.
 
     Attributes:
         embeddings: Tables, features and the rows store.
@@ -46,6 +47,7 @@ class RankingTask(LightningModule):
         learning_rate: float = 0.001,
         rows_optimizer: RowsOptimizer | None = None,
         histories: Mapping[str, str] | None = None,
+        copies: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if not learning_rate > 0:
@@ -57,7 +59,7 @@ class RankingTask(LightningModule):
         self.started_epoch: int | None = None
         self.embeddings = Embeddings(
             tables,
-            resolve_features(features, tables, schema, histories),
+            resolve_features(features, tables, schema.with_copies(copies or {}), histories),
             lambda physical: new_store(physical, optimizer),
         )
         numbers = list(schema.dense.values())
@@ -96,13 +98,8 @@ class RankingTask(LightningModule):
         """Return the mean cross-entropy of a batch, plus what the model adds to it."""
         total = batch.label_B.new_zeros(())
         for _ in self.embeddings.training_forms():
-            logits_B = self(batch.ids, batch.dense_BK)
-            loss = nn.functional.binary_cross_entropy_with_logits(
-                logits_B, batch.label_B, reduction="sum"
-            )
-            # Over all processes' parts of the batch, whose losses are averaged.
-            loss = loss * (processes.world_size() / batch.total)
-            total = total + loss + self.penalty()
+            loss = cross_entropy(self(batch.ids, batch.dense_BK), batch)
+            total = total + loss + self.penalty(batch)
         shown = loss.detach()
         if processes.world_size() > 1 and self._is_logged():
             shown = collectives.sum_over_processes(shown) / processes.world_size()
@@ -120,8 +117,8 @@ class RankingTask(LightningModule):
         logits_B = self(batch.ids, batch.dense_BK)
         return nn.functional.binary_cross_entropy_with_logits(logits_B, batch.label_B)
 
-    def penalty(self) -> Tensor | float:
-        """Return what regularisation adds to the loss of the batch just scored."""
+    def penalty(self, batch: Batch) -> Tensor | float:
+        """Return what the model adds to the loss of the batch just scored."""
         return 0.0
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -198,3 +195,9 @@ class RankingTask(LightningModule):
                 prog_bar=True,
                 batch_size=batch.num_samples,
             )
+
+
+def cross_entropy(logits_B: Tensor, batch: Batch) -> Tensor:
+    """Return the loss of a batch, or of a process's part of one: their mean is the batch's."""
+    loss = nn.functional.binary_cross_entropy_with_logits(logits_B, batch.label_B, reduction="sum")
+    return loss * (processes.world_size() / batch.total)
