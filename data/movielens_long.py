@@ -21,7 +21,7 @@ from data.movielens import require_source
 from data.prepared import Prepared
 from recemb.files import whole_folder
 
-PROTOCOL = Protocol(unmet=True)
+PROTOCOL = Protocol(unmet=True, targets=80)
 FORMAT = "long-1"
 """Names what :func:`prepare` writes; it changes with the content, so no stale folder is read."""
 

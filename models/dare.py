@@ -20,12 +20,14 @@ Modeling in CTR Prediction at Kuaishou", KDD 2023, arXiv:2302.02352.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from models.jagged_products import dots
-from models.long_history import TIME_SCALE, Items, LongHistoryTask, Network
+from models.long_history import Items, LongHistoryTask, Network, time_vectors
+from models.two_stages import export_stages
 from recemb.features import FeatureConfig
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
@@ -47,8 +49,12 @@ class DotAttention(LongHistoryTask):
         # A target's time is one and the same, so a time's logit is one number.
         time_T = times.key_Ud @ times.query_Ud[0]
         time_scale: float = times.key_Ud.shape[1] ** -0.5
-        time_N = (time_T * time_scale)[times.places.place_N]
+        time_N = (time_T * time_scale).index_select(0, times.places.place_N)
         return sum(semantic[1:], semantic[0]) * scale + time_N
+
+    def export_stages(self, output: Path) -> dict[str, object]:
+        """Write search and ranking as programs of their own; see :mod:`models.two_stages`."""
+        return export_stages(self, output)
 
 
 class DARE(DotAttention):
@@ -62,7 +68,7 @@ class DARE(DotAttention):
             columns. History columns are not features: they read what their target reads.
         history: Target column to history column, at least one; several are parallel.
         seconds: Raw list column parallel to the histories: how long before the target each
-            behaviour was. Times are then powers of two of it; without, behaviours are numbered
+            behaviour was. Its power of two is then the time; without, behaviours are numbered
             from the newest.
         network: Layers and search.
         learning_rate: Of Adam on everything but the tables' rows.
@@ -102,8 +108,7 @@ class DARE(DotAttention):
             copies=names,
         )
         dim = self.network.attention_time_dim or max(1, self.network.time_dim // 2)
-        time_Td = torch.empty(self.network.num_times + 1, dim)
-        self.attention_time_Td = nn.Parameter(nn.init.uniform_(time_Td, -TIME_SCALE, TIME_SCALE))
+        self.attention_time = time_vectors(self.network.num_times, dim)
 
     def attention_of(
         self, name: str, vectors: Mapping[str, Tensor], representation_UD: Tensor
@@ -114,7 +119,7 @@ class DARE(DotAttention):
 
     def attention_of_times(self) -> tuple[Tensor, Tensor]:
         """Return the attention's own time vectors."""
-        return self.attention_time_Td, self.attention_time_Td
+        return self.attention_time.weight, self.attention_time.weight
 
 
 class TWIN(DotAttention):
@@ -166,7 +171,7 @@ class TWIN(DotAttention):
 
     def attention_of_times(self) -> tuple[Tensor, Tensor]:
         """Return the representation's time vectors, projected or as they are."""
-        return self._projected(len(self.history), self.time_TD)
+        return self._projected(len(self.history), self.time.weight)
 
     def _projected(self, number: int, vectors_UD: Tensor) -> tuple[Tensor, Tensor]:
         if not self.projections:

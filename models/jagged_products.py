@@ -45,9 +45,10 @@ class Places:
         return self.lengths_B.cumsum(0) - self.lengths_B
 
     @functools.cached_property
-    def by_item(self) -> tuple[Tensor, Tensor]:
-        """The items of all members, sorted, and the members in that order."""
-        return torch.sort(self.place_N, stable=True)
+    def by_item(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The items of all members, sorted, the members in that order, and their bags."""
+        item_N, order_N = torch.sort(self.place_N, stable=True)
+        return item_N, order_N, self.bags.index_select(0, order_N)
 
     def starts_of(self, num_items: int) -> Tensor:
         """Return where, in that order, each of U items starts."""
@@ -88,13 +89,13 @@ def _sums(weight_N: Tensor, item_Ud: Tensor, places: Places) -> Tensor:
 
 def _sums_by_item(weight_N: Tensor, query_Bd: Tensor, places: Places, num_items: int) -> Tensor:
     """Return, per item, the weighted sum of the queries of the bags that hold it: (U, d)."""
-    order_N = places.by_item[1]
+    _, order_N, bag_N = places.by_item
     return F.embedding_bag(
-        places.bags[order_N],
+        bag_N,
         query_Bd.contiguous(),
         places.starts_of(num_items),
         mode="sum",
-        per_sample_weights=weight_N[order_N],
+        per_sample_weights=weight_N.index_select(0, order_N),
     )
 
 

@@ -82,7 +82,7 @@ class LongDIN(LongHistoryTask):
 
     def attention_of_times(self) -> tuple[Tensor, Tensor]:
         """Return the representation's time vectors."""
-        return self.time_TD, self.time_TD
+        return self.time.weight, self.time.weight
 
     def logits_of(self, items: list[Items]) -> Tensor:
         """Return what the perceptron says of each behaviour, over sqrt(D): (N,)."""

@@ -127,7 +127,7 @@ class LongHistoryTask(FeatureTask):
             reads.
         history: Target column to history column, at least one; several are parallel.
         seconds: Raw list column parallel to the histories: how long before the target each
-            behaviour was. Times are then powers of two of it; without, behaviours are numbered
+            behaviour was. Its power of two is then the time; without, behaviours are numbered
             from the newest.
         network: Layers and search.
         learning_rate: Of Adam on everything but the tables' rows.
@@ -172,9 +172,7 @@ class LongHistoryTask(FeatureTask):
         self.is_crossed = is_crossed
         self.is_searched = is_searched
         self.context = [name for name in self.columns if name not in self.history]
-        time_TD = torch.empty(self.network.num_times + 1, self.network.time_dim)
-        self.time_TD = nn.Parameter(nn.init.uniform_(time_TD, -TIME_SCALE, TIME_SCALE))
-        # Time t is from 2^(t - 1) seconds before the target to 2^t; the oldest are all alike.
+        self.time = time_vectors(self.network.num_times, self.network.time_dim)
         edges = 2 ** torch.arange(min(self.network.num_times - 1, 62))
         self.register_buffer("edges_T", edges, persistent=False)
         self.item_dim = sum(self.described_dim(name) for name in self.history)
@@ -244,7 +242,7 @@ class LongHistoryTask(FeatureTask):
         query_Td, key_Td = self.attention_of_times()
         at_target_B = torch.zeros_like(first.lengths)
         own = Places(times_N, first.lengths)
-        items.append(Items(self.time_TD, query_Td, key_Td, at_target_B, own))
+        items.append(Items(self.time.weight, query_Td, key_Td, at_target_B, own))
         context = [vectors[one] for name in self.context for one in self.names_of(name)]
         return items, context
 
@@ -253,13 +251,13 @@ class LongHistoryTask(FeatureTask):
         if self.seconds is not None:
             gaps = cast(Jagged, ids[self.seconds])
             self._check_parallel(gaps, history)
-            return torch.bucketize(gaps.values, self.get_buffer("edges_T"), right=True) + 1
+            return times_of_seconds(gaps.values, self.get_buffer("edges_T"))
         if AGES in ids:
             age_N = cast(Jagged, ids[AGES]).values
         else:
-            age_N = position_of_each(history.lengths)
-            age_N = torch.repeat_interleave(history.lengths, history.lengths) - 1 - age_N
-        return age_N.clamp(0, self.network.num_times - 1) + 1
+            length_N = torch.repeat_interleave(history.lengths, history.lengths)
+            age_N = length_N - 1 - position_of_each(history.lengths)
+        return times_of_ages(age_N, self.network.num_times)
 
     def _check_parallel(self, one: Jagged, first: Jagged) -> None:
         if one is not first and not is_tracing() and not torch.equal(one.lengths, first.lengths):
@@ -319,6 +317,28 @@ class LongHistoryTask(FeatureTask):
         if whole_B is None:
             return 0.0
         return self.network.auxiliary * cross_entropy(whole_B, batch)
+
+
+def time_vectors(num_times: int, dim: int) -> nn.Embedding:
+    """Return a vector per time; time 0 is the target's own."""
+    vectors = nn.Embedding(num_times + 1, dim)
+    nn.init.uniform_(vectors.weight, -TIME_SCALE, TIME_SCALE)
+    return vectors
+
+
+def times_of_ages(age_N: Tensor, num_times: int) -> Tensor:
+    """Return the times, 1 .. num_times, of behaviours after which so many came."""
+    return age_N.clamp(0, num_times - 1) + 1
+
+
+def times_of_seconds(seconds_N: Tensor, edges_T: Tensor) -> Tensor:
+    """Return the times of behaviours so many seconds before their target.
+
+    Args:
+        seconds_N: Negative ones count as 0.
+        edges_T: Powers of two: what is below the first has time 1, below the next 2, and so on.
+    """
+    return torch.bucketize(seconds_N, edges_T, right=True) + 1
 
 
 def distinct_items(target_B: Tensor, history_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -94,6 +94,14 @@ class ServedProgram(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return click probabilities."""
+        return self.probabilities(self.ids_of(inputs), inputs)
+
+    def probabilities(self, ids: dict[str, Ids], inputs: dict[str, Tensor]) -> Tensor:
+        """Return click probabilities of samples whose ids are looked up."""
+        return torch.sigmoid(self._score(ids, self._standardize(self._dense(inputs))))
+
+    def ids_of(self, inputs: dict[str, Tensor]) -> dict[str, Ids]:
+        """Return the ids of all columns, looked up and without padding."""
         ids: dict[str, Ids] = {}
         for name, column in self.schema.columns.items():
             values = inputs[name]
@@ -108,8 +116,7 @@ class ServedProgram(nn.Module):
                 )
                 values = values[kept_N]
             ids[name] = Jagged(self._index(name, values), sizes_B)
-        logits_B = self._score(ids, self._standardize(self._dense(inputs)))
-        return torch.sigmoid(logits_B)
+        return ids
 
     def _index(self, name: str, values: Tensor) -> Tensor:
         """Return the indices of raw ids; raw columns have none."""
