@@ -40,7 +40,7 @@ class Chunk:
         ids_SN: One id per row, per column.
         lists: Bags, per list column.
         dense_NK: Numbers.
-        label_N: 0 or 1.
+        label_N: 0 or 1, or a number.
     """
 
     ids_SN: Tensor

@@ -1,6 +1,7 @@
 """Columns: what a user says of the columns of a file."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from recemb.errors import RecembError
 from recemb.vocabulary import Unknown, VocabularyConfig
@@ -73,12 +74,18 @@ class AttributeFile:
         return {**self.categorical, **self.lists}
 
 
+LabelType = Literal["click", "number"]
+"""What a label is."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
     """All columns of a data set, by feature name."""
 
     label: str
-    """Column of 0 and 1."""
+    """Column of 0 and 1, or of numbers."""
+    label_type: LabelType = "click"
+    """``click``: 0 or 1; ``number``: any finite number, such as a rating."""
     categorical: dict[str, IdColumn] = field(default_factory=dict)
     """Columns with one id per row."""
     lists: dict[str, ListColumn] = field(default_factory=dict)

@@ -63,7 +63,7 @@ class Encoder:
 
         Raises:
             RecembError: At the first null in a list, number that is not finite, negative id, wrong
-                type, label outside {0, 1} or refused unknown id.
+                type, label of a click outside {0, 1} or refused unknown id.
         """
 
         def checked(
@@ -81,7 +81,8 @@ class Encoder:
         ids = [checked(name, c.column, self._ids) for name, c in groups.categorical.items()]
         lists = [checked(name, c.column, self._bags) for name, c in groups.lists.items()]
         dense = [checked(name, c.column, _numbers) for name, c in groups.dense.items()]
-        label_N = checked(groups.label, None, _labels)
+        convert = _labels if groups.label_type == "click" else _numbers
+        label_N = checked(groups.label, None, convert)
         return Chunk(
             torch.stack(ids) if ids else torch.empty(0, len(label_N), dtype=torch.int64),
             tuple(lists),

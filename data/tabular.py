@@ -9,7 +9,7 @@ import polars as pl
 from lightning import LightningDataModule
 from torch import Tensor
 
-from data.columns import AttributeFile, Columns, IdColumn, ListColumn, NumberColumn
+from data.columns import AttributeFile, Columns, IdColumn, LabelType, ListColumn, NumberColumn
 from data.encode import Encoder
 from data.files import TableFile
 from data.held_out import rows_of_side
@@ -34,7 +34,7 @@ class Tabular(LightningDataModule):
 
     Args:
         folder: Where the files are; ``~`` is the home folder.
-        label: Column of 0 and 1.
+        label: Column of 0 and 1, or of numbers.
         categorical: Columns with one id per row, by feature name.
         lists: Columns with a list of ids per row, by feature name.
         dense: Columns of numbers, by feature name.
@@ -42,6 +42,7 @@ class Tabular(LightningDataModule):
         train: Training file (parquet or CSV), in ``folder``.
         validation: Validation file.
         test: Test file.
+        label_type: ``click`` for a label of 0 or 1, ``number`` for one such as a rating.
         known_from: Stages whose ids are known, ``train`` among them. Counts, and so the numbering,
             come from training; ids that it lacks have a count of 0 and the last indices.
         batch_size: Samples per training batch; at least 1.
@@ -67,6 +68,7 @@ class Tabular(LightningDataModule):
         train: str = "train.parquet",
         validation: str = "validation.parquet",
         test: str = "test.parquet",
+        label_type: LabelType = "click",
         known_from: tuple[Stage, ...] = ("train",),
         batch_size: int = 1024,
         eval_batch_size: int = 8192,
@@ -86,7 +88,11 @@ class Tabular(LightningDataModule):
         self.known_from = known_from
         self.folder = Path(folder).expanduser()
         self.columns = Columns(
-            label=label, categorical=categorical or {}, lists=lists or {}, dense=dense or {}
+            label=label,
+            label_type=label_type,
+            categorical=categorical or {},
+            lists=lists or {},
+            dense=dense or {},
         )
         self.attributes = attributes
         self.paths: dict[str, str] = dict(zip(STAGES, (train, validation, test), strict=True))

@@ -73,8 +73,8 @@ class TargetAttention(nn.Module):
         matrix = k_Hd.t() + per_target.unflatten(1, (dim, -1))
         return matrix, F.linear(target_Bd, q_Hd, self.first.bias)
 
-    def forward(self, target_Bd: Tensor, history_BLd: Tensor, mask_BL: Tensor) -> Tensor:
-        """Return (B, d); zeros where a history is empty.
+    def scores(self, target_Bd: Tensor, history_BLd: Tensor, mask_BL: Tensor) -> Tensor:
+        """Return what the perceptron says of each pair: (B, L); 0 on padding.
 
         Args:
             target_Bd: q.
@@ -87,8 +87,12 @@ class TargetAttention(nn.Module):
         real_N = mask_BL.flatten().nonzero().squeeze(1)
         hidden_NH = self.activate(hidden_BLH.flatten(0, 1).index_select(0, real_N))
         score_N = self.rest(hidden_NH).squeeze(1)
-        weight_BL = hidden_BLH.new_zeros(mask_BL.shape).flatten()
-        weight_BL = weight_BL.index_put((real_N,), score_N).view_as(mask_BL)
+        score_BL = hidden_BLH.new_zeros(mask_BL.shape).flatten()
+        return score_BL.index_put((real_N,), score_N).view_as(mask_BL)
+
+    def forward(self, target_Bd: Tensor, history_BLd: Tensor, mask_BL: Tensor) -> Tensor:
+        """Return (B, d); zeros where a history is empty. Arguments as of :meth:`scores`."""
+        weight_BL = self.scores(target_Bd, history_BLd, mask_BL)
         if self.softmax:
             weight_BL = (weight_BL / self.dim**0.5).masked_fill(~mask_BL, -1e9).softmax(1)
             # A row of padding alone has equal weights; it must have none.

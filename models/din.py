@@ -19,6 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from data.batch import Batch
 from models.attention import Form, TargetAttention
 from models.feature_task import FeatureTask
 from models.layers import MLP, Activation
@@ -171,7 +172,7 @@ class DIN(FeatureTask):
         target_Bd = torch.cat(targets, 1)
         return [target_Bd, self.attention(target_Bd, torch.cat(histories, 2), mask_BL)]
 
-    def penalty(self) -> Tensor | float:
+    def penalty(self, batch: Batch) -> Tensor | float:
         """Return mini-batch aware regularisation of the ids that the last batch met."""
         met, self._met = self._met, []
         return self.network.decay * batch_aware_decay(met) if met else 0.0

@@ -32,14 +32,15 @@ class FeatureTask(RankingTask):
         learning_rate: Of Adam on everything but the tables' rows.
         rows_optimizer: Of the tables' rows.
         histories: By feature, a list column whose ids are read as that feature's too.
+        copies: By feature, another one whose ids it reads once more, from a table of its own.
 
     Raises:
         RecembError: If a name does not fit the data, or a setting is out of range.
 
     Attributes:
         attributes: Those that are features.
-        names: All features, in order.
-        columns: The features that are columns of the batch, in order.
+        names: All features but copies, in order.
+        columns: Those of them that are columns of the batch, in order.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class FeatureTask(RankingTask):
         learning_rate: float = 0.001,
         rows_optimizer: RowsOptimizer | None = None,
         histories: Mapping[str, str] | None = None,
+        copies: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(schema, tables, features, learning_rate, rows_optimizer, histories)
+        super().__init__(schema, tables, features, learning_rate, rows_optimizer, histories, copies)
+        features = {name: one for name, one in features.items() if name not in (copies or {})}
         check_features(features, schema)
         own = {name: one for name, one in schema.attributes.items() if name in features}
         self.attributes = AttributeLookup(own)

@@ -1,15 +1,14 @@
-"""Ranking task: what every click-through-rate model does with its logits, in Lightning's terms."""
+"""Ranking task: what every model that scores samples does with the scores, in Lightning's terms."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
-from torchmetrics.classification import BinaryAUROC
 
 from data.batch import Batch
 from models.embedding_task import EmbeddingTask
+from models.objective import Clicks, Objective
 from recemb import collectives, processes
 from recemb.features import FeatureConfig, resolve_features
 from recemb.jagged import Ids, KeyedIds, split_keyed
@@ -19,7 +18,7 @@ from recemb.tables.kind import TableConfig
 
 
 class RankingTask(EmbeddingTask):
-    """Binary cross-entropy in training, AUC and log loss otherwise.
+    """A score for each sample, trained and measured by an objective; by default clicks.
 
     A model is a subclass that builds its layers in the constructor and defines :meth:`score`.
 
@@ -30,7 +29,13 @@ class RankingTask(EmbeddingTask):
         learning_rate: Of Adam on everything but the tables' rows.
         rows_optimizer: Of the tables' rows.
         histories: By feature, a list column whose ids are read as that feature's too.
+        copies: By feature, another one whose ids it reads once more, from a table of its own.
+
+    Attributes:
+        objective: Of the scores.
     """
+
+    objective: Objective = Clicks()
 
     def __init__(
         self,
@@ -40,21 +45,18 @@ class RankingTask(EmbeddingTask):
         learning_rate: float = 0.001,
         rows_optimizer: RowsOptimizer | None = None,
         histories: Mapping[str, str] | None = None,
+        copies: Mapping[str, str] | None = None,
     ) -> None:
-        resolved = resolve_features(features, tables, schema, histories)
+        resolved = resolve_features(features, tables, schema.with_copies(copies or {}), histories)
         super().__init__(schema, tables, resolved, learning_rate, rows_optimizer)
         numbers = list(schema.dense.values())
         self.register_buffer("dense_mean_K", torch.tensor([number.mean for number in numbers]))
         self.register_buffer("dense_scale_K", torch.tensor([number.scale for number in numbers]))
-        self.metrics = nn.ModuleDict(
-            {
-                stage: nn.ModuleDict({"auc": BinaryAUROC(), "logloss": MeanMetric()})
-                for stage in ("val", "test")
-            }
-        )
+        self.monitor = self.objective.monitor
+        self.metrics = nn.ModuleDict({stage: self.objective.metrics() for stage in ("val", "test")})
 
     def score(self, ids: Mapping[str, Ids], dense_BK: Tensor) -> Tensor:
-        """Return the logits of B samples.
+        """Return the scores of B samples: logits, or what the objective has them be.
 
         Args:
             ids: By column: a tensor where a sample has one id, else the bags.
@@ -68,7 +70,7 @@ class RankingTask(EmbeddingTask):
         return (dense_BK - mean_K) / scale_K
 
     def forward(self, keyed: KeyedIds, dense_BK: Tensor) -> Tensor:
-        """Return the logits of a batch as the data module makes it."""
+        """Return the scores of a batch as the data module makes it."""
         ids: dict[str, Ids] = {
             name: bags if self.schema.columns[name].is_list else bags.values
             for name, bags in split_keyed(keyed).items()
@@ -76,30 +78,33 @@ class RankingTask(EmbeddingTask):
         return self.score(ids, self.standardize(dense_BK))
 
     def training_step(self, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy of a batch, plus what the model adds to it."""
+        """Return the mean loss of a batch, plus what the model adds to it."""
         total = batch.label_B.new_zeros(())
         for _ in self.embeddings.training_forms():
-            logits_B = self(batch.ids, batch.dense_BK)
-            loss = nn.functional.binary_cross_entropy_with_logits(
-                logits_B, batch.label_B, reduction="sum"
-            )
-            # Over all processes' parts of the batch, whose losses are averaged.
-            loss = loss * (processes.world_size() / batch.total)
-            total = total + loss + self.penalty()
+            loss = self.mean_loss(self(batch.ids, batch.dense_BK), batch)
+            total = total + loss + self.penalty(batch)
         shown = loss.detach()
         if processes.world_size() > 1 and self.is_logged():
             shown = collectives.sum_over_processes(shown) / processes.world_size()
-        self.log("train/logloss", shown, prog_bar=True, batch_size=batch.num_samples)
+        self.log(f"train/{self.objective.loss}", shown, prog_bar=True, batch_size=batch.num_samples)
         # What the tables add: codebooks that learn (zero for most kinds).
         return total + self.embeddings.loss()
 
     def search_loss(self, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy of a batch, for a search that learns from it."""
-        logits_B = self(batch.ids, batch.dense_BK)
-        return nn.functional.binary_cross_entropy_with_logits(logits_B, batch.label_B)
+        """Return the mean loss of a batch, for a search that learns from it."""
+        return self.objective.losses(self(batch.ids, batch.dense_BK), batch.label_B).mean()
 
-    def penalty(self) -> Tensor | float:
-        """Return what regularisation adds to the loss of the batch just scored."""
+    def mean_loss(self, score_B: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of a batch, or of a process's part of one: their mean is the batch's."""
+        total = self.objective.losses(score_B, batch.label_B).sum()
+        return total * (processes.world_size() / batch.total)
+
+    def prediction(self, score_B: Tensor) -> Tensor:
+        """Return what scores predict: click probabilities, or what the objective says."""
+        return self.objective.prediction(score_B)
+
+    def penalty(self, batch: Batch) -> Tensor | float:
+        """Return what the model adds to the loss of the batch just scored."""
         return 0.0
 
     def validation_step(self, batch: Batch) -> None:
@@ -110,19 +115,16 @@ class RankingTask(EmbeddingTask):
         """Count a test batch."""
         self._count("test", batch)
 
-    def predict_step(self, batch: Batch) -> Tensor:
-        """Return click probabilities."""
-        return torch.sigmoid(self(batch.ids, batch.dense_BK))
+    def predict_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what the objective predicts, by its name."""
+        score_B = self(batch.ids, batch.dense_BK)
+        return {self.objective.predicted: self.prediction(score_B)}
 
     def _count(self, stage: str, batch: Batch) -> None:
-        logits_B = self(batch.ids, batch.dense_BK)
-        losses_B = nn.functional.binary_cross_entropy_with_logits(
-            logits_B, batch.label_B, reduction="none"
-        )
+        score_B = self(batch.ids, batch.dense_BK)
         metrics: Any = self.metrics[stage]
         if batch.num_samples:  # a small last batch has no part for every process
-            metrics["auc"].update(torch.sigmoid(logits_B), batch.label_B.long())
-            metrics["logloss"].update(losses_B)
+            self.objective.measure(metrics, score_B, batch.label_B)
         for name, metric in metrics.items():
             self.log(
                 f"{stage}/{name}",

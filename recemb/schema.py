@@ -108,6 +108,34 @@ class Schema:
         source = self.attributes if feature in self.attributes else self.columns
         return source[feature].is_list
 
+    def with_copies(self, copies: Mapping[str, str]) -> "Schema":
+        """Return the schema with further names for features: ids that are read a second time.
+
+        Args:
+            copies: By new name, the feature whose ids it has.
+
+        Raises:
+            RecembError: If a new name is taken, or a feature is not in the data.
+        """
+        columns, attributes = dict(self.columns), dict(self.attributes)
+        for name, original in copies.items():
+            if name in columns or name in attributes:
+                raise RecembError(
+                    f"feature {name!r}: the model reads {original!r} a second time under that "
+                    "name; rename the data's own"
+                )
+            if original in self.attributes:
+                attributes[name] = self.attributes[original]
+            else:
+                self.id_space(original)  # refuses a feature that is not in the data
+                columns[name] = self.columns[original]
+        return Schema(
+            columns=columns,
+            vocabularies=self.vocabularies,
+            dense=self.dense,
+            attributes=attributes,
+        )
+
     def state(self) -> dict[str, object]:
         """Return everything as plain values and tensors, safe to load without running code."""
         return {

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,12 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--quantize", choices=PRECISIONS, help="store rows in fewer bits, as compress does"
     )
+    parser.add_argument(
+        "--stages",
+        action="store_true",
+        help="also write the search over long histories and the ranking of what it finds, as "
+        "<output>.search.pt and <output>.rank.pt",
+    )
     parser.add_argument("--run", type=Path, help="run folder (default: runs/export/<time>-export)")
     parser.add_argument("--json", type=Path, help="where a copy of results.json goes")
     parser.add_argument(
@@ -49,7 +56,14 @@ def run(arguments: list[str]) -> None:
         model.embeddings = smaller.embeddings
         tables = table_report(smaller.embeddings)
         quantized = {"quantize": options.quantize, "tables": tables, "kept": smaller.kept}
+    in_stages: Callable[[Path], dict[str, object]] | None = getattr(model, "export_stages", None)
+    if options.stages and in_stages is None:
+        raise RecembError(
+            f"{options.checkpoint}: {type(model).__name__} has no search over histories by "
+            "products; drop --stages"
+        )
     found = export(model, schema, output)
+    stages = {"stages": in_stages(output)} if options.stages and in_stages else {}
     results = {
         "verb": "export",
         "versions": versions(),
@@ -58,6 +72,7 @@ def run(arguments: list[str]) -> None:
         "program": str(output),
         **quantized,
         "parity": found["parity"],
+        **stages,
         "bytes": {"serving": found["serving_bytes"], "file": found["file_bytes"]},
         "inputs": found["inputs"],
         "seconds": round(time.perf_counter() - started, 3),

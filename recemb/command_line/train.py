@@ -407,8 +407,7 @@ def _predict(cli: TrainingCLI) -> dict[str, Any]:
     """Write the predictions of the test file, in its order: click probabilities, or best items."""
     _load(cli)
     found: Any = cli.trainer.predict(cli.model, datamodule=cli.datamodule) or []
-    batches = [one if isinstance(one, dict) else {"probability": one} for one in found]
-    columns = {name: torch.cat([one[name] for one in batches]).numpy() for name in batches[0]}
+    columns = {name: torch.cat([one[name] for one in found]).numpy() for name in found[0]}
     path = cli.folder / "predictions.parquet"
     predictions = pl.DataFrame(columns)
     with whole_file(path) as temporary:

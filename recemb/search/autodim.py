@@ -8,6 +8,7 @@ Source: Zhao et al., "AutoDim: Field-aware Embedding Dimension Search in Recomme
 WWW 2021, arXiv:2006.14827.
 """
 
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -55,6 +56,7 @@ class AutoDim(Callback):
         self.history: list[dict[str, Tensor]] = []
         self._optimizer: torch.optim.Adam | None = None
         self._saved: dict[str, Any] | None = None
+        self._batches: Generator[Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the optimizer of the weights."""
@@ -65,6 +67,7 @@ class AutoDim(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the held-out rows anew, and cool down."""
+        self._close()
         self._batches = endless_batches(trainer)
         done = max(0, trainer.current_epoch - self.warm_up_epochs) / max(1, self.epochs - 1)
         temperature = FIRST_TEMPERATURE * (LAST_TEMPERATURE / FIRST_TEMPERATURE) ** min(1.0, done)
@@ -77,7 +80,7 @@ class AutoDim(Callback):
         """Move the weights, after the warm-up."""
         if trainer.current_epoch < self.warm_up_epochs or batch_idx % self.every:
             return
-        assert self._optimizer is not None
+        assert self._optimizer is not None and self._batches is not None
         held_out = pl_module.transfer_batch_to_device(next(self._batches), pl_module.device, 0)
         weights = [one.weight_K for one in candidates_of(_embeddings(pl_module)).values()]
         pl_module.eval()
@@ -110,8 +113,14 @@ class AutoDim(Callback):
         pl_module.log("search/bytes", float(total), prog_bar=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the draws."""
+        """End the draws, and let go of the held-out rows."""
         self.on_validation_start(trainer, pl_module)
+        self._close()
+
+    def _close(self) -> None:
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed search needs."""

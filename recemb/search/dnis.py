@@ -15,7 +15,7 @@ Source: Cheng et al., "Differentiable Neural Input Search for Recommender System
 arXiv:2006.04466.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -74,11 +74,21 @@ class DNIS(Callback):
         self.history: list[dict[str, Tensor]] = []
         self.best: float | None = None
         self.stale = 0
-        self._batches: Iterator[Any] = iter(())
+        self._batches: Generator[Any] | None = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the held-out rows anew, in an order that the epoch decides."""
+        self._close()
         self._batches = endless_batches(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let go of the held-out rows."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -86,6 +96,7 @@ class DNIS(Callback):
         """Move the gates, after the warm-up."""
         if trainer.current_epoch < self.warm_up_epochs or batch_idx % self.every:
             return
+        assert self._batches is not None
         held_out = pl_module.transfer_batch_to_device(next(self._batches), pl_module.device, 0)
         gates = gates_of(pl_module.embeddings)  # type: ignore[arg-type]
         pl_module.eval()

@@ -1,13 +1,16 @@
 """Batches of the rows that are held out of training, for what learns from them."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from lightning import Trainer
 
 
-def endless_batches(trainer: Trainer) -> Iterator[Any]:
-    """Yield held-out batches for ever; the order depends on the epoch and on nothing else."""
+def endless_batches(trainer: Trainer) -> Generator[Any]:
+    """Yield held-out batches for ever; the order depends on the epoch and on nothing else.
+
+    Close it in the end: a loader reads ahead in a thread.
+    """
     loader = trainer.datamodule.search_dataloader()  # type: ignore[attr-defined]
     turn = 0
     while True:

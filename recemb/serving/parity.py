@@ -14,7 +14,7 @@ from recemb.errors import RecembError
 from recemb.hashing import rows_of_one
 from recemb.jagged import KeyedJagged
 from recemb.schema import Schema
-from recemb.serving.program import SIZE
+from recemb.serving.program import SIZE, Ranker
 from recemb.vocabulary import Vocabulary
 
 TOLERANCE = 1e-6
@@ -110,7 +110,7 @@ def _pad(raw: dict[str, Tensor], name: str, padding: int) -> None:
 def check_parity(
     program: Callable[[dict[str, Tensor]], Tensor], model: nn.Module, schema: Schema
 ) -> dict[str, float]:
-    """Return the largest difference of a probability in each case.
+    """Return the largest difference of a prediction in each case.
 
     Args:
         program: As loaded from what will be written.
@@ -121,10 +121,11 @@ def check_parity(
         RecembError: If a difference exceeds :data:`TOLERANCE`; nothing should be written then.
     """
     generator = torch.Generator().manual_seed(1)
+    ranker: Ranker = model  # type: ignore[assignment]
     differences = {}
     for case in CASES:
         request = make_request(schema, case, generator)
-        wanted_B = torch.sigmoid(model(request.keyed, request.dense_BK))
+        wanted_B = ranker.prediction(model(request.keyed, request.dense_BK))
         difference = float((program(request.raw) - wanted_B).abs().max())
         # Written so that a NaN on either side fails too.
         if not difference <= TOLERANCE:

@@ -1,4 +1,4 @@
-"""The served program: raw ids in, click probabilities out.
+"""The served program: raw ids in, click probabilities (or what else a model predicts) out.
 
 Inputs are one dictionary of tensors. With B samples and N ids in a column's lists:
 
@@ -39,6 +39,9 @@ class Ranker(Protocol):
 
     def standardize(self, dense_BK: Tensor) -> Tensor:
         """Return numbers on the scale that the model was trained on."""
+
+    def prediction(self, score_B: Tensor) -> Tensor:
+        """Return what scores predict."""
 
 
 def with_served_tables(model: nn.Module) -> nn.Module:
@@ -112,7 +115,7 @@ class Program(nn.Module):
 
 
 class ServedProgram(Program):
-    """Click probabilities; see the module for inputs and output.
+    """Predictions for samples; see the module for inputs and output.
 
     Args:
         model: The trained model; it is put into evaluation mode.
@@ -129,6 +132,7 @@ class ServedProgram(Program):
         """Keep how the model scores samples."""
         ranker: Ranker = model  # type: ignore[assignment]
         self._score, self._standardize = ranker.score, ranker.standardize
+        self._prediction = ranker.prediction
 
     @property
     def input_names(self) -> list[str]:
@@ -137,7 +141,15 @@ class ServedProgram(Program):
         return [*self.schema.columns, *lists, *self.schema.dense]
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return click probabilities."""
+        """Return predictions."""
+        return self.predictions(self.ids_of(inputs), inputs)
+
+    def predictions(self, ids: dict[str, Ids], inputs: dict[str, Tensor]) -> Tensor:
+        """Return predictions for samples whose ids are looked up."""
+        return self._prediction(self._score(ids, self._standardize(self._dense(inputs))))
+
+    def ids_of(self, inputs: dict[str, Tensor]) -> dict[str, Ids]:
+        """Return the ids of all columns, looked up and without padding."""
         ids: dict[str, Ids] = {}
         for name, column in self.schema.columns.items():
             values = inputs[name]
@@ -152,8 +164,7 @@ class ServedProgram(Program):
                 )
                 values = values[kept_N]
             ids[name] = Jagged(self._index(name, values), sizes_B)
-        logits_B = self._score(ids, self._standardize(self._dense(inputs)))
-        return torch.sigmoid(logits_B)
+        return ids
 
     def _index(self, name: str, values: Tensor) -> Tensor:
         """Return the indices of raw ids; raw columns have none."""

@@ -516,3 +516,15 @@ def test_words_are_no_labels(encoded: Encode) -> None:
     rule = r"/train\.parquet: column 'y': labels must be numbers, got type String"
     with pytest.raises(RecembError, match=rule):
         encoded(scalar(), pl.DataFrame({"a": [5], "y": ["1"]}))
+
+
+def test_a_label_may_be_a_number(encoded: Encode) -> None:
+    columns = Columns(label="y", label_type="number", categorical={"a": IdColumn()})
+    rows = pl.DataFrame({"a": [1, 1, 2], "y": [0.5, -2.0, 5.0]})
+    (chunk,) = encoded(columns, rows)
+    assert chunk.label_N.tolist() == [0.5, -2.0, 5.0]
+    with pytest.raises(RecembError, match=r"column 'y', row 0: a label must be 0 or 1, got 0\.5"):
+        encoded(Columns(label="y", categorical={"a": IdColumn()}), rows)
+    broken = rows.with_columns(y=pl.Series([1.0, None, 2.0]))
+    with pytest.raises(RecembError, match=r"column 'y', row 1: .* got "):
+        encoded(columns, broken)

@@ -1,0 +1,115 @@
+"""MovieLens-1M with long histories: which movie does a user rate next, after rating 200?
+
+A behaviour is a rating, whatever its stars; the category of a movie is its first genre. Users with
+at least 210 ratings, histories of 200; a user's last rating is test, the one before it validation.
+Negatives are movies that their user never rates: a user rates a movie once, so a movie of the
+history could not be a positive.
+
+Source: Harper and Konstan, "The MovieLens Datasets", ACM TiiS 2015; the protocol is that of
+:mod:`data.long_histories`.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+
+from data.columns import AttributeFile, IdColumn, ListColumn
+from data.files import cache_root, data_root
+from data.long_histories import Log, Protocol, read_log, write_rows
+from data.movielens import require_source
+from data.prepared import Prepared
+from recemb.files import whole_folder
+
+PROTOCOL = Protocol(unmet=True, targets=80)
+FORMAT = "long-1"
+"""Names what :func:`prepare` writes; it changes with the content, so no stale folder is read."""
+
+
+def prepare(source: Path, folder: Path, protocol: Protocol = PROTOCOL) -> Path:
+    """Write ``train``, ``validation``, ``test`` and ``items`` parquet files; return their folder.
+
+    Nothing is written a second time.
+
+    Args:
+        source: Holds ``ratings.parquet`` and ``movies.parquet``.
+        folder: Where prepared data lives; a sub-folder named by format and protocol is made in it.
+        protocol: How rows are made.
+
+    Raises:
+        RecembError: If a source file is missing; the message says where it was looked for.
+    """
+    target = folder / name_of(protocol)
+    if target.is_dir():
+        return target
+    protocol.check()
+    require_source(source, ("ratings", "movies"))
+    ratings = pl.read_parquet(source / "ratings.parquet", columns=["user", "movie", "pos"])
+    behaviours = ratings.rename({"movie": "item", "pos": "time"})
+    log = read_log(behaviours, str(source / "ratings.parquet"), protocol.min_behaviours)
+    # The rank of a rating is no time: only the order is known.
+    log = Log(log.user_U, log.start_U, log.item_N, None)
+    movies = pl.read_parquet(source / "movies.parquet")
+    with whole_folder(target) as new:
+        write_rows(log, protocol, new)
+        first = pl.col("genres").list.first()
+        movies.select(item="movie", category=first).write_parquet(new / "items.parquet")
+    return target
+
+
+def name_of(protocol: Protocol) -> str:
+    """Return the folder's name: the format, and the settings that change the rows."""
+    own = (
+        protocol.history_length,
+        protocol.min_behaviours,
+        protocol.targets,
+        protocol.first_target,
+        protocol.negatives,
+        protocol.seed,
+    )
+    return "-".join(["movielens1m", FORMAT, *map(str, own)])
+
+
+class MovieLensLong(Prepared):
+    """MovieLens-1M with long histories, prepared on first use into the cache folder.
+
+    Columns: ``item`` and its history ``history_item``, which share a vocabulary; the attribute
+    ``category`` of an item.
+
+    Args:
+        source: Folder of the raw files; by default ``ml-1m`` under ``$RECEMB_DATA``.
+        history_length: Behaviours of the longest history.
+        targets: Training targets per user at most.
+        batch_size: Samples per training batch.
+        eval_batch_size: Samples per batch of the other stages.
+        seed: Of the order of the training rows; the negatives have a fixed one of their own.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str | None = None,
+        history_length: int = PROTOCOL.history_length,
+        targets: int = PROTOCOL.targets,
+        batch_size: int = 2048,
+        eval_batch_size: int = 2048,
+        seed: int = 1,
+    ) -> None:
+        self.source = Path(source) if source else data_root() / "ml-1m"
+        self.protocol = replace(PROTOCOL, history_length=history_length, targets=targets)
+        super().__init__(
+            folder=str(cache_root() / name_of(self.protocol)),
+            label="label",
+            categorical={"item": IdColumn()},
+            lists={"history_item": ListColumn(vocabulary="item")},
+            attributes=AttributeFile(
+                path="items.parquet", key="item", categorical={"category": IdColumn()}
+            ),
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+        )
+
+    def prepare_data(self) -> None:
+        """Write the prepared files unless they are there."""
+        prepare(self.source, cache_root(), self.protocol)

@@ -1,0 +1,368 @@
+"""Serving in two stages: find the behaviours that matter, then score with those alone.
+
+    search(targets, history) -> positions        once per user and request, over all behaviours
+    rank(targets, found behaviours) -> clicks     over k of them per target
+
+The search holds nothing but vocabularies and the attention vectors of all ids, as bytes: a row of
+int8 and one scale per id. Ten thousand behaviours never reach the ranking program.
+
+Both are TorchScript that needs only torch, as ``recemb export`` writes it.
+
+Shapes: C targets of a request, L behaviours, k kept ones, V ids, d attention vector.
+"""
+
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from models.history_search import compiled_search
+from models.long_history import (
+    AGES,
+    LongHistoryTask,
+    search_histories,
+    times_of_ages,
+    times_of_seconds,
+)
+from recemb.accounting import module_bytes
+from recemb.errors import RecembError
+from recemb.files import whole_file
+from recemb.jagged import Ids, Jagged
+from recemb.serving.parity import TOLERANCE
+from recemb.serving.program import SIZE, ServedProgram, with_served_tables
+from recemb.vocabulary import Vocabulary
+
+LARGEST = 127
+"""Of int8, used symmetrically."""
+NOWHERE = -1
+"""Stands where a history has fewer than k behaviours."""
+CHUNK = 1 << 16
+"""Ids whose vectors are made at once."""
+REQUESTS = ((1, 1), (3, 7), (40, 200), (17, 2_500))
+"""Targets and behaviours of the requests that are compared before anything is written."""
+SEARCH_TOLERANCE = 1e-5
+"""Of a logit: its sums may be ordered by the shape of a request."""
+
+
+class ByteRows(nn.Module):
+    """Vectors as int8 with one scale per row.
+
+    Args:
+        vectors_Vd: fp32.
+    """
+
+    def __init__(self, vectors_Vd: Tensor) -> None:
+        super().__init__()
+        scale_V = vectors_Vd.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST
+        self.register_buffer("scale_V", scale_V)
+        self.register_buffer("rows_Vd", (vectors_Vd / scale_V.unsqueeze(1)).round().to(torch.int8))
+
+    def forward(self, ids_N: Tensor) -> Tensor:
+        """Return the vectors of ids: (N, d) fp32."""
+        rows_Nd = self.get_buffer("rows_Vd").index_select(0, ids_N).to(torch.float32)
+        return rows_Nd * self.get_buffer("scale_V").index_select(0, ids_N).unsqueeze(1)
+
+
+class SearchProgram(nn.Module):
+    """The search of a trained model over one history.
+
+    Inputs are a dictionary of raw ids: ``<target>`` (C,), ``<history column>`` (L,) oldest first
+    and, where the model has it, ``<seconds>`` (L,). The output is (C, k) int64: positions of the
+    history, the most attended first, and -1 where it has fewer than k behaviours.
+
+    Args:
+        model: Trained, with attention by products (:class:`models.dare.DotAttention`), in
+            evaluation mode.
+
+    Raises:
+        RecembError: If ids have no vocabulary, so that vectors cannot be kept for all of them.
+    """
+
+    def __init__(self, model: LongHistoryTask) -> None:
+        super().__init__()
+        self.history = model.history
+        self.seconds = model.seconds
+        self.keep = model.network.keep
+        self.num_times = model.network.num_times
+        self.register_buffer("edges_T", model.get_buffer("edges_T"))
+        self.vocabularies: dict[str, Vocabulary] = {}
+        self.queries, self.keys = nn.ModuleDict(), nn.ModuleDict()
+        dims = 0
+        for number, name in enumerate(self.history):
+            query_Vd, key_Vd = attention_of_all(model, name)
+            dims += key_Vd.shape[1]
+            self.keys[str(number)] = keys = ByteRows(key_Vd)
+            is_shared = torch.equal(query_Vd, key_Vd)
+            self.queries[str(number)] = keys if is_shared else ByteRows(query_Vd)
+            vocabulary = model.schema.vocabularies[model.schema.id_space(name)]
+            # Buffers, so that the saved program holds them as data and not as constants of code.
+            self.register_buffer(f"known_{number}", vocabulary.keys_V)
+            self.register_buffer(f"index_{number}", vocabulary.index_V)
+            self.vocabularies[name] = replace(
+                vocabulary,
+                keys_V=self.get_buffer(f"known_{number}"),
+                index_V=self.get_buffer(f"index_{number}"),
+            )
+        self.scale: float = dims**-0.5
+        query_Td, key_Td = model.attention_of_times()
+        time_scale: float = key_Td.shape[1] ** -0.5
+        self.register_buffer("time_T", (key_Td @ query_Td[0]).detach() * time_scale)
+        self.search = compiled_search()
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return positions; see the class."""
+        return self.search(*self.vectors(inputs), self.keep)
+
+    def vectors(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (C, d), keys (L, d) and what the time adds (L,)."""
+        queries, keys = [], []
+        for number, (name, column) in enumerate(self.history.items()):
+            vocabulary = self.vocabularies[name]
+            queries.append(self.queries[str(number)](vocabulary.lookup(inputs[name])))
+            keys.append(self.keys[str(number)](vocabulary.lookup(inputs[column])))
+        first_L = inputs[next(iter(self.history.values()))]
+        if self.seconds is None:
+            times_L = times_of_ages(torch.ones_like(first_L).cumsum(0).flip(0) - 1, self.num_times)
+        else:
+            times_L = times_of_seconds(inputs[self.seconds], self.get_buffer("edges_T"))
+        time_L = self.get_buffer("time_T").index_select(0, times_L)
+        return torch.cat(queries, 1) * self.scale, torch.cat(keys, 1), time_L
+
+
+class RankProgram(ServedProgram):
+    """The served program for behaviours that a search has found.
+
+    Its inputs are those of :class:`ServedProgram`, the histories cut to what was found, in any
+    order; and, where the model counts behaviours, ``ages``: for each of those in the order of the
+    lists, how many came after it in the whole history.
+    """
+
+    @property
+    def input_names(self) -> list[str]:
+        """The keys of the input dictionary."""
+        return [*super().input_names, AGES]
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return click probabilities."""
+        ids = self.ids_of(inputs)
+        lists = [one for one in ids.values() if isinstance(one, Jagged)]
+        ids[AGES] = Jagged(inputs[AGES], lists[0].lengths)
+        return self.predictions(ids, inputs)
+
+
+def attention_of_all(model: LongHistoryTask, name: str) -> tuple[Tensor, Tensor]:
+    """Return the queries and keys of all ids of a target column: (V, d) both.
+
+    Raises:
+        RecembError: If its ids have no vocabulary.
+    """
+    num_ids = model.schema.num_ids(name)
+    if num_ids is None:
+        raise RecembError(
+            f"column {name!r}: a search keeps a vector per id, and raw ids have no last one; give "
+            "it a vocabulary"
+        )
+    queries, keys = zip(
+        *(attention_of_ids(model, name, ids_n) for ids_n in torch.arange(num_ids).split(CHUNK)),
+        strict=True,
+    )
+    return torch.cat(queries), torch.cat(keys)
+
+
+@torch.no_grad()
+def attention_of_ids(model: LongHistoryTask, name: str, ids_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the queries and keys of some ids of a target column: (N, d) both."""
+    one = ids_N.new_zeros(1)
+    asked: dict[str, Ids] = {
+        other: Jagged(one, one + 1) if model.schema.is_list(other) else one
+        for other in [*model.history, *model.context]
+    }
+    asked = model.described({**asked, name: ids_N})
+    asked |= {copy: asked[original] for copy, original in model.copies.items()}
+    vectors = cast(dict[str, Tensor], model.embeddings(asked))
+    representation_ND = torch.cat([vectors[own] for own in model.names_of(name)], 1)
+    return model.attention_of(name, vectors, representation_ND)
+
+
+def export_stages(model: LongHistoryTask, output: Path) -> dict[str, object]:
+    """Write ``<output>.search.pt`` and ``<output>.rank.pt`` after checking them.
+
+    Args:
+        model: Trained, on the CPU.
+        output: The program in one stage, beside whose name these are put.
+
+    Returns:
+        By program its ``path`` and ``bytes`` (of tensors); what the search finds of the k
+        behaviours that the model itself keeps (``recall``); how far the clicks of both stages are
+        from the model's (``difference``).
+
+    Raises:
+        RecembError: If a program disagrees with the model, or cannot be made or written.
+    """
+    for column in model.history.values():
+        if model.schema.columns[column].padding is not None:
+            raise RecembError(
+                f"column {column!r}: positions found by a search would not be those of a list "
+                "with padding; leave padding out of the data"
+            )
+    model = cast(LongHistoryTask, with_served_tables(model.eval().requires_grad_(False)))
+    example = Request.drawn(model, targets=3, length=50)
+    programs: dict[str, nn.Module] = {"search": SearchProgram(model)}
+    inputs = {"search": example.search_inputs()}
+    if model.seconds is None:
+        programs["rank"] = RankProgram(model)
+    else:
+        programs["rank"] = ServedProgram(model)
+    with torch.no_grad():
+        found_CK = programs["search"](inputs["search"])
+        inputs["rank"] = example.rank_inputs(found_CK)
+        written = {name: traced(one, inputs[name]) for name, one in programs.items()}
+    loaded = {name: torch.jit.load(io.BytesIO(one)) for name, one in written.items()}
+    report: dict[str, object] = check_stages(model, programs, loaded)
+    for name, one in written.items():
+        path = output.with_suffix(f".{name}.pt")
+        try:
+            with whole_file(path) as temporary:
+                temporary.write_bytes(one)
+        except OSError as error:
+            raise RecembError(f"{path}: cannot be written ({error.strerror or error})") from error
+        report[name] = {"path": str(path), "bytes": module_bytes(programs[name])}
+    return report
+
+
+def traced(program: nn.Module, inputs: dict[str, Tensor]) -> bytes:
+    """Return a program as the bytes of a TorchScript file."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.save(torch.jit.trace(program, (inputs,), check_trace=False), buffer)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Random targets, with what else a sample has, and one history.
+
+    Attributes:
+        model: Whose request it is.
+        single: By column with one value per sample, (C,); numbers too.
+        lists: By list column that is no history, the bags of the targets.
+        history: By history column (and seconds), (L,).
+    """
+
+    model: LongHistoryTask
+    single: dict[str, Tensor]
+    lists: dict[str, Jagged]
+    history: dict[str, Tensor]
+
+    @classmethod
+    def drawn(cls, model: LongHistoryTask, targets: int, length: int, seed: int = 0) -> "Request":
+        """Return a request of known ids.
+
+        Args:
+            model: Whose request it is.
+            targets: C.
+            length: L.
+            seed: Of the draws.
+        """
+        generator = torch.Generator().manual_seed(seed)
+
+        def ids(name: str, count: int) -> Tensor:
+            space = model.schema.columns[name].vocabulary
+            if space is None:
+                return torch.randint(0, 10**7, (count,), generator=generator)
+            known_V = model.schema.vocabularies[space].keys_V
+            return known_V[torch.randint(len(known_V), (count,), generator=generator)]
+
+        own = [*model.history.values(), *([model.seconds] if model.seconds else [])]
+        single = {
+            name: ids(name, targets)
+            for name, one in model.schema.columns.items()
+            if not one.is_list
+        }
+        for name in model.schema.dense:
+            single[name] = torch.randn(targets, generator=generator)
+        others = [n for n, one in model.schema.columns.items() if one.is_list and n not in own]
+        twice = torch.full((targets,), 2)
+        lists = {name: Jagged(ids(name, 2 * targets), twice) for name in others}
+        return cls(model, single, lists, {name: ids(name, length) for name in own})
+
+    def search_inputs(self) -> dict[str, Tensor]:
+        """Return the inputs of the search."""
+        return {**{name: self.single[name] for name in self.model.history}, **self.history}
+
+    def rank_inputs(self, position_Ck: Tensor | None) -> dict[str, Tensor]:
+        """Return the inputs of a ranking program, with the found behaviours or all of them."""
+        targets = next(iter(self.single.values())).shape[0]
+        length = next(iter(self.history.values())).shape[0]
+        inputs = dict(self.single)
+        for name, bags in self.lists.items():
+            inputs |= {name: bags.values, f"{name}{SIZE}": bags.lengths}
+        if position_Ck is None:
+            position_Ck = torch.arange(length).expand(targets, -1)
+        is_found_Ck = position_Ck != NOWHERE
+        position_M = position_Ck[is_found_Ck]
+        for name, values_L in self.history.items():
+            inputs[name] = values_L[position_M]
+            inputs[f"{name}{SIZE}"] = is_found_Ck.sum(1)
+        if self.model.seconds is None:
+            inputs[AGES] = length - 1 - position_M
+        return inputs
+
+
+@torch.no_grad()
+def check_stages(
+    model: LongHistoryTask, programs: Mapping[str, nn.Module], loaded: Mapping[str, nn.Module]
+) -> dict[str, object]:
+    """Return how well both stages do what the model does in one.
+
+    Raises:
+        RecembError: If a loaded program differs from what was written, or the ranking of what the
+            model keeps differs from the model.
+    """
+    whole = ServedProgram(model)
+    recalls, difference = [], 0.0
+    for number, (targets, length) in enumerate(REQUESTS):
+        request = Request.drawn(model, targets, length, seed=number + 1)
+        asked = request.search_inputs()
+        found_Ck = loaded["search"](asked)
+        exact_Ck = kept_by_model(model, request)
+        query_Cd, key_Ld, time_L = cast(SearchProgram, programs["search"]).vectors(asked)
+        logit_CL = query_Cd @ key_Ld.t() + time_L
+        wanted_Ck = logit_CL.topk(min(length, model.network.keep), 1).values
+        is_found_Ck = found_Ck != NOWHERE
+        got = logit_CL.gather(1, found_Ck.clamp(min=0))[is_found_Ck]
+        wanted_B = whole(request.rank_inputs(None))
+        ranked_B = loaded["rank"](request.rank_inputs(exact_Ck))
+        agrees = got.shape == wanted_Ck.flatten().shape and torch.allclose(
+            got, wanted_Ck.flatten(), atol=SEARCH_TOLERANCE, rtol=SEARCH_TOLERANCE
+        )
+        if not (agrees and float((ranked_B - wanted_B).abs().max()) <= TOLERANCE):
+            raise RecembError(
+                f"export: the stages must agree with the model, got another result for {targets} "
+                f"targets and {length} behaviours; no stage was written"
+            )
+        is_same_Ckk = (found_Ck.unsqueeze(2) == exact_Ck.unsqueeze(1)) & is_found_Ck.unsqueeze(2)
+        recalls.append(float(is_same_Ckk.sum() / is_found_Ck.sum().clamp(min=1)))
+        staged_B = loaded["rank"](request.rank_inputs(found_Ck))
+        difference = max(difference, float((staged_B - wanted_B).abs().max()))
+    return {"recall": min(recalls), "difference": difference}
+
+
+def kept_by_model(model: LongHistoryTask, request: Request) -> Tensor:
+    """Return the positions that the model itself keeps for each target: (C, k), -1 beyond."""
+    ids = ServedProgram(model).ids_of(request.rank_inputs(None))
+    items, _ = model.read(ids)
+    kept = search_histories(
+        Jagged(model.logits_of(items), items[0].places.lengths_B), model.network.keep
+    )
+    position_Ck = kept.position_Bk.masked_fill(~kept.is_real_Bk, NOWHERE)
+    missing = model.network.keep - position_Ck.shape[1]
+    return nn.functional.pad(position_Ck, (0, missing), value=NOWHERE)
