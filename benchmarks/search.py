@@ -9,11 +9,13 @@ per model.
 The protocol is that of ``configs/<model>/movielens1m.yaml`` with tables of dimension 64 for every
 feature, batches of 4,096, at most 30 epochs, and rows at a learning rate of 0.003: of .001, .003
 and .01 the one at which the plain tables are best on validation (seed 1). Every line has the same.
-Epochs are chosen by validation AUC, test is read once per training; searches see neither.
-
-Random selections and the sparse form of dnis, which are far from the others, are trained with the
-first seed only. What does not depend on the budget is trained once per model and seed: the plain tables, and the
+Epochs are chosen by validation AUC, test is read once per training; searches see neither. Random
+selections and the sparse form of dnis, which take time, are trained with the first seed only. What
+does not depend on the budget is trained once per model and seed: the plain tables, and the
 supernets of dnis and optembed.
+
+DIN and matrix factorisation, the tasks of the paper of DNIS, are searched as their configurations
+are, by dnis alone.
 """
 
 import argparse
@@ -39,7 +41,10 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "benchmarks" / "search"
 DIM = 64
 MODELS = ("deepfm", "dcn")
+TASKS = ("din", "matrix_factorization")
 SHARES = (0.5, 0.1)
+METRICS = {"matrix_factorization": "mse"}
+"""By model, where it is not AUC."""
 ROWS_LEARNING_RATE, BATCH_SIZE, EPOCHS = 0.003, 4096, 30
 FEATURES = ("user", "movie", "zip", "gender", "age", "occupation")
 OPTIONS: dict[str, list[str]] = {
@@ -86,6 +91,8 @@ def runs(
     for method in methods:
         for seed in range(1, seeds + 1):
             for model in models:
+                if model in TASKS and method != "dnis":
+                    continue
                 yield [
                     Run(model=model, method=method, share=share, seed=seed)
                     for share in ([None] if method == "autodim" else shares)
@@ -97,12 +104,14 @@ def config_of(run: Run) -> dict[str, Any]:
     path = ROOT / "configs" / run.model / "movielens1m.yaml"
     config: dict[str, Any] = yaml.safe_load(path.read_text())
     config["seed_everything"] = run.seed
+    config["trainer"] |= {"enable_progress_bar": False, "max_epochs": EPOCHS}
+    if run.model in TASKS:
+        return config
     arguments = config["model"]["init_args"]
     arguments["tables"] = {name: {"kind": "full", "dim": DIM} for name in FEATURES}
     arguments["features"] = {name: {"table": name} for name in FEATURES}
     arguments["rows_optimizer"]["learning_rate"] = ROWS_LEARNING_RATE
     config["data"]["init_args"]["batch_size"] = BATCH_SIZE
-    config["trainer"] |= {"enable_progress_bar": False, "max_epochs": EPOCHS}
     return config
 
 
@@ -129,7 +138,7 @@ def search(run: Run, threads: int) -> None:
     share = [] if run.share is None else ["--share", str(run.share)]
     how = ["--method", run.method, *share, *OPTIONS[run.method]]
     if run.method == "dnis":
-        how += TRAINED_ONCE if run.seed == 1 else TRAINED
+        how += TRAINED_ONCE if run.seed == 1 and run.model in MODELS else TRAINED
     command = [sys.executable, "-m", "recemb", "search", *where, *how]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -141,6 +150,7 @@ def lines_of(run: Run) -> dict[str, dict[str, Any]]:
     """Return what a search has trained, by the name of its line."""
     results = json.loads(run.done.read_text())
     seconds = results["supernet"]["seconds"]
+    metric = METRICS.get(run.model, "auc")
     found = {}
     for group in ("forms", "baselines"):
         for name, one in results[group].items():
@@ -156,8 +166,8 @@ def lines_of(run: Run) -> dict[str, dict[str, Any]]:
                     else {},
                     "bytes": one["bytes"]["tables"],
                     "budget": results["budget"],
-                    "test_auc": one["metrics"]["test/auc"],
-                    "val_auc": one["metrics"]["val/auc"],
+                    "test": one["metrics"][f"test/{metric}"],
+                    "validation": one["metrics"][f"val/{metric}"],
                     "seconds": cost,
                 }
     return found
@@ -177,9 +187,9 @@ def summarize(done: list[Run]) -> list[dict[str, Any]]:
         several = list(by_seed.values())
         row: dict[str, Any] = {"model": model, "share": share, "line": line, "seeds": len(several)}
         columns = {
-            "test_auc": [one["test_auc"] for one in several],
-            "val_auc": [one["val_auc"] for one in several],
-            "against_full": [one["test_auc"] - plain["test_auc"] for one, plain in pairs],
+            "test": [one["test"] for one in several],
+            "validation": [one["validation"] for one in several],
+            "against_full": [one["test"] - plain["test"] for one, plain in pairs],
             "cost": [one["seconds"] / plain["seconds"] for one, plain in pairs],
         }
         for name, values in columns.items():
@@ -209,21 +219,21 @@ def spread(row: Mapping[str, Any], name: str, form: str = ".4f") -> str:
     return f"{row[name]:{form}}" + (f" +- {deviation:.4f}" if deviation is not None else "")
 
 
-def section(title: str, rows: list[dict[str, Any]]) -> list[str]:
+def section(title: str, metric: str, rows: list[dict[str, Any]]) -> list[str]:
     """Return a table, in the order of the rows."""
     lines = [
         "",
         f"## {title}",
         "",
-        "| | seeds | test AUC | against full, by seed | validation AUC | bytes | of the budget "
-        "| trainings of full |",
+        f"| | seeds | test {metric} | against full, by seed | validation {metric} | bytes "
+        "| of the budget | trainings of full |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         cost = "" if row["cost"] is None else f"{row['cost']:.1f}"
         lines.append(
-            f"| {row['line']} | {row['seeds']} | {spread(row, 'test_auc')} | "
-            f"{spread(row, 'against_full', '+.4f')} | {spread(row, 'val_auc')} | "
+            f"| {row['line']} | {row['seeds']} | {spread(row, 'test')} | "
+            f"{spread(row, 'against_full', '+.4f')} | {spread(row, 'validation')} | "
             f"{row['bytes']:,.0f} | {row['bytes'] / row['budget']:.1%} | {cost} |"
         )
     return lines
@@ -236,7 +246,7 @@ def markdown(rows: list[dict[str, Any]], missing: int) -> str:
     import torch
 
     lines = [
-        "# Learned dimensions on MovieLens-1M: test AUC at the same serving bytes",
+        "# Learned dimensions on MovieLens-1M: quality at the same serving bytes",
         "",
         f"`python benchmarks/search.py`, commit {commit}. {platform.machine()}, {os.cpu_count()} "
         f"CPUs, Python {platform.python_version()}, torch {torch.__version__}. Protocol: see the "
@@ -247,18 +257,21 @@ def markdown(rows: list[dict[str, Any]], missing: int) -> str:
     ]
     if missing:
         lines += ["", f"{missing} of the searches have not been run yet; the command goes on."]
-    for model in MODELS:
+    for model in (*MODELS, *TASKS):
+        metric = METRICS.get(model, "auc").upper()
         own = [row for row in rows if row["model"] == model]
         plain = [row for row in own if row["line"] == "full"]
         for share in SHARES:
             at = [row for row in own if row["share"] == share]
-            best_first = sorted(at, key=lambda one: -one["test_auc"])
+            sign = 1 if metric == "MSE" else -1
+            best_first = sorted(at, key=lambda one: sign * one["test"])
             if at:
                 title = f"{model}, {share:.0%} of the bytes ({at[0]['budget']:,})"
-                lines += section(title, [*plain, *best_first])
+                lines += section(title, metric, [*plain, *best_first])
         unbudgeted = [row for row in own if row["share"] is None]
         if unbudgeted:
-            lines += section(f"{model}, at what the search finds", [*plain, *unbudgeted])
+            title = f"{model}, at what the search finds"
+            lines += section(title, metric, [*plain, *unbudgeted])
     return "\n".join(lines) + "\n"
 
 
@@ -271,16 +284,16 @@ def plot(rows: list[dict[str, Any]], model: str, path: Path) -> None:
         own.sort(key=lambda row: row["bytes"])
         axes.errorbar(
             [row["bytes"] for row in own],
-            [row["test_auc"] for row in own],
-            yerr=[row["test_auc_sd"] or 0.0 for row in own],
+            [row["test"] for row in own],
+            yerr=[row["test_sd"] or 0.0 for row in own],
             marker="o",
             capsize=3,
             label=line,
         )
     axes.set_xscale("log")
     axes.set_xlabel("serving bytes of the tables")
-    axes.set_ylabel("test AUC")
-    axes.set_title(f"MovieLens-1M, {model}, dimension {DIM}")
+    axes.set_ylabel(f"test {METRICS.get(model, 'auc').upper()}")
+    axes.set_title(f"MovieLens-1M, {model}")
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
@@ -293,7 +306,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of each search")
     parser.add_argument("--workers", type=int, default=2, help="searches at a time")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=(*MODELS, *TASKS), default=[*MODELS, *TASKS])
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES))
     parser.add_argument("--methods", nargs="+", choices=OPTIONS, default=list(OPTIONS))
     parser.add_argument("--report", action="store_true", help="search nothing: report what is done")
@@ -303,7 +316,9 @@ def main() -> None:
         with ThreadPoolExecutor(options.workers) as pool:
             list(pool.map(lambda several: search_all(several, options.threads), asked))
     every = [
-        run for several in runs(options.seeds, MODELS, SHARES, list(OPTIONS)) for run in several
+        run
+        for several in runs(options.seeds, (*MODELS, *TASKS), SHARES, list(OPTIONS))
+        for run in several
     ]
     done = [run for run in every if run.done.is_file()]
     rows = summarize(done)
