@@ -103,9 +103,10 @@ class Embeddings(nn.Module):
             if feature.config.table == table:
                 read = config.parts_of(feature.space)
                 if read is None or part in read:
-                    reads += feature.ids_per_sample * config.reads_per_id(
-                        part, feature.config.lookups
+                    asked = feature.ids_per_sample * config.share_of_reads(
+                        part, feature.space, self.spaces[table]
                     )
+                    reads += asked * config.reads_per_id(part, feature.config.lookups)
         return reads
 
     def _member(self, feature: Feature, parts: Mapping[str, PhysicalTable]) -> "Member":

@@ -218,6 +218,10 @@ class TableConfig(ABC):
         """Return how many rows of a part an id reads."""
         return 1
 
+    def share_of_reads(self, part: str, space: IdSpace, spaces: Sequence[IdSpace]) -> float:
+        """Return which share of the ids that are asked for in an id space read a part: 0 to 1."""
+        return 1.0
+
     def signature(self, lookups: int) -> Hashable:
         """Return a key; features of a kind with equal keys are composed in one call."""
         return self.vector_dim(lookups)

@@ -112,6 +112,25 @@ class Selected(TableConfig):
             for count in range(1, blocks * self.dim + 1)
         ]
 
+    def share_of_reads(self, part: str, space: IdSpace, spaces: Sequence[IdSpace]) -> float:
+        """Return the share of training reads of ids of a block; of ids, where none are counted."""
+        where = f"id space {space.name!r}"
+        place = [one.name for one in spaces].index(space.name)
+        starts = block_starts(where, spaces, self.all_ends)[place]
+        first, end = starts[int(part)], starts[int(part) + 1]
+        read_V = torch.zeros(space.num_ids or 0)
+        if space.counts_V is None:
+            read_V += 1
+        else:
+            read_V[: len(space.counts_V)] = space.counts_V.float()
+        total = float(read_V.sum())
+        if self.kept_ids is not None:
+            all_ids = num_ids(where, self, spaces)
+            before = sum(one.num_ids or 0 for one in spaces[:place])
+            is_kept_V = unpacked(f"{where}: kept_ids", self.kept_ids, all_ids)
+            read_V = read_V * is_kept_V[before : before + len(read_V)]
+        return float(read_V[first:end].sum()) / total if total else 0.0
+
     def signature(self, lookups: int) -> Hashable:
         """Features are composed together where blocks keep the same."""
         return self.dim, tuple(map(tuple, self.kept_dims))

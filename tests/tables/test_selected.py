@@ -197,3 +197,25 @@ def test_a_budget_gives_frequent_blocks_one_more() -> None:
     config = Selected(dim=32, ends=[1000, 4000], budget=4 * (1000 * 3 + 3000 * 2 + 4000 * 2))
     assert config.solve("t", BIG).kept_dims == [[0, 1, 2], [0, 1], [0, 1]]
     assert SPACES["users"] + SPACES["items"] == 8000
+
+
+def test_a_part_is_read_as_often_as_its_ids_are() -> None:
+    """What a planner goes by: of an id space's reads, those of ids that have rows in the part."""
+    counts = torch.tensor([60, 20, 10, 6, 4])
+    space = IdSpace("item", num_ids=6, counts_V=counts)  # the sixth is for unknown values
+    config = Selected(dim=2, ends=[1, 3], keep=[[0, 1], [0], [1]])
+    shares = [config.share_of_reads(part, space, [space]) for part in "012"]
+    assert shares == pytest.approx([0.6, 0.3, 0.1])
+    dropped = packed(torch.tensor([True, False, True, True, True, True]))
+    config = Selected(dim=2, ends=[1, 3], keep=[[0, 1], [0], [1]], kept_ids=dropped)
+    shares = [config.share_of_reads(part, space, [space]) for part in "012"]
+    assert shares == pytest.approx([0.6, 0.1, 0.1])
+    uncounted = IdSpace("item", num_ids=6)
+    config = Selected(dim=2, ends=[1, 3], keep=[[0, 1], [0], [1]])
+    shares = [config.share_of_reads(part, uncounted, [uncounted]) for part in "012"]
+    assert shares == pytest.approx([1 / 6, 2 / 6, 3 / 6])
+    module = embeddings({"t": Selected(dim=2, ends=[10], keep=[[0], [1]])}, [feature("one", "t")])
+    physical = module.rows.physical
+    reads = [physical[module.physical_of["t"][part]].reads for part in "01"]
+    assert sum(reads) == pytest.approx(1)
+    assert reads[0] != reads[1]
