@@ -308,6 +308,13 @@ class Embeddings(nn.Module):
         return vectors
 
 
+def embeddings_of(model: nn.Module) -> Embeddings:
+    """Return the embeddings of a model: its attribute ``embeddings``."""
+    found = model.embeddings
+    assert isinstance(found, Embeddings)
+    return found
+
+
 def _where(table: str) -> str:
     return f"table {table!r}"
 

@@ -15,7 +15,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from recemb.embeddings import Embeddings
+from recemb.embeddings import Embeddings, embeddings_of
 from recemb.errors import RecembError
 from recemb.search.held_out import endless_batches
 from recemb.tables.candidate_dims import CandidateDims, Candidates
@@ -60,7 +60,7 @@ class AutoDim(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the optimizer of the weights."""
-        weights = [one.weight_K for one in candidates_of(_embeddings(pl_module)).values()]
+        weights = [one.weight_K for one in candidates_of(embeddings_of(pl_module)).values()]
         self._optimizer = torch.optim.Adam(weights, lr=self.learning_rate)
         if self._saved is not None:
             self._optimizer.load_state_dict(self._saved)
@@ -71,7 +71,7 @@ class AutoDim(Callback):
         self._batches = endless_batches(trainer)
         done = max(0, trainer.current_epoch - self.warm_up_epochs) / max(1, self.epochs - 1)
         temperature = FIRST_TEMPERATURE * (LAST_TEMPERATURE / FIRST_TEMPERATURE) ** min(1.0, done)
-        for one in candidates_of(_embeddings(pl_module)).values():
+        for one in candidates_of(embeddings_of(pl_module)).values():
             one.temperature = temperature
 
     def on_train_batch_end(
@@ -82,7 +82,7 @@ class AutoDim(Callback):
             return
         assert self._optimizer is not None and self._batches is not None
         held_out = pl_module.transfer_batch_to_device(next(self._batches), pl_module.device, 0)
-        weights = [one.weight_K for one in candidates_of(_embeddings(pl_module)).values()]
+        weights = [one.weight_K for one in candidates_of(embeddings_of(pl_module)).values()]
         pl_module.eval()
         with torch.enable_grad():
             for weight_K in weights:
@@ -98,12 +98,12 @@ class AutoDim(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the choice and not a draw."""
-        for one in candidates_of(_embeddings(pl_module)).values():
+        for one in candidates_of(embeddings_of(pl_module)).values():
             one.temperature = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights, and log the bytes of the chosen widths."""
-        embeddings = _embeddings(pl_module)
+        embeddings = embeddings_of(pl_module)
         found = candidates_of(embeddings)
         self.history.append({name: one.weight_K.clone() for name, one in found.items()})
         total = sum(
@@ -130,12 +130,6 @@ class AutoDim(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up."""
         self.history, self._saved = state_dict["history"], state_dict["optimizer"]
-
-
-def _embeddings(model: LightningModule) -> Embeddings:
-    embeddings = model.embeddings
-    assert isinstance(embeddings, Embeddings)
-    return embeddings
 
 
 def candidates_of(embeddings: Embeddings) -> dict[str, Candidates]:

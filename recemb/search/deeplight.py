@@ -18,7 +18,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from recemb.embeddings import Embeddings
+from recemb.embeddings import Embeddings, embeddings_of
 from recemb.errors import RecembError
 
 RATE = 0.99
@@ -74,7 +74,7 @@ class DeepLight(Callback):
         last = (trainer.max_epochs - self.warm_up_epochs) * steps
         if done <= 0 or (done % self.every and done < last):
             return
-        rows = rows_of(_embeddings(pl_module), self.tables)
+        rows = rows_of(embeddings_of(pl_module), self.tables)
         total = sum(one.numel() for one in rows.values())
         sparsity = max(0.0, 1 - self.kept / total)
         zeroed = (
@@ -91,7 +91,7 @@ class DeepLight(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep and log how many elements are left."""
-        rows = rows_of(_embeddings(pl_module), self.tables)
+        rows = rows_of(embeddings_of(pl_module), self.tables)
         self.history.append({name: one.ne(0).float().mean() for name, one in rows.items()})
         left = sum(int(one.count_nonzero()) for one in rows.values())
         pl_module.log("search/elements", float(left), prog_bar=True)
@@ -103,12 +103,6 @@ class DeepLight(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up."""
         self.history = state_dict["history"]
-
-
-def _embeddings(model: LightningModule) -> Embeddings:
-    embeddings = model.embeddings
-    assert isinstance(embeddings, Embeddings)
-    return embeddings
 
 
 def rows_of(embeddings: Embeddings, tables: list[str]) -> dict[str, Tensor]:

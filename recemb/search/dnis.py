@@ -22,7 +22,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from recemb.embeddings import Embeddings
+from recemb.embeddings import Embeddings, embeddings_of
 from recemb.errors import RecembError
 from recemb.monitor import monitor_of
 from recemb.physical import BITS
@@ -98,7 +98,7 @@ class DNIS(Callback):
             return
         assert self._batches is not None
         held_out = pl_module.transfer_batch_to_device(next(self._batches), pl_module.device, 0)
-        gates = gates_of(pl_module.embeddings)  # type: ignore[arg-type]
+        gates = gates_of(embeddings_of(pl_module))
         pl_module.eval()
         with torch.enable_grad():
             for one in gates.values():
@@ -121,7 +121,7 @@ class DNIS(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the gates, and log the bytes of the dimensions whose gates are open."""
-        embeddings: Embeddings = pl_module.embeddings  # type: ignore[assignment]
+        embeddings = embeddings_of(pl_module)
         gates = gates_of(embeddings)
         self.history.append({name: one.gate_SD.clone() for name, one in gates.items()})
         pl_module.log("search/bytes", float(open_bytes(embeddings)), prog_bar=True)

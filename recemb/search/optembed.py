@@ -18,7 +18,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from recemb.embeddings import Embeddings
+from recemb.embeddings import Embeddings, embeddings_of
 from recemb.errors import RecembError
 from recemb.tables.thresholded import Thresholds
 
@@ -47,13 +47,13 @@ class OptEmbed(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let gradients reach the thresholds, and draw widths."""
-        for one in thresholds_of(pl_module.embeddings).values():  # type: ignore[arg-type]
+        for one in thresholds_of(embeddings_of(pl_module)).values():
             one.is_sampling = True
             one.threshold_F.requires_grad_(True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Undo that."""
-        for one in thresholds_of(pl_module.embeddings).values():  # type: ignore[arg-type]
+        for one in thresholds_of(embeddings_of(pl_module)).values():
             one.is_sampling = False
             one.threshold_F.requires_grad_(False)
             one.threshold_F.grad = None
@@ -63,7 +63,7 @@ class OptEmbed(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the thresholds by the gradient that the training step has left."""
-        for one in thresholds_of(pl_module.embeddings).values():  # type: ignore[arg-type]
+        for one in thresholds_of(embeddings_of(pl_module)).values():
             self.move(one)
 
     @torch.no_grad()
@@ -79,7 +79,7 @@ class OptEmbed(Callback):
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the thresholds, and log the share of rows that are dropped."""
-        embeddings: Embeddings = pl_module.embeddings  # type: ignore[assignment]
+        embeddings = embeddings_of(pl_module)
         found = thresholds_of(embeddings)
         self.history.append({name: one.threshold_F.detach().clone() for name, one in found.items()})
         kept = torch.cat([kept_rows(embeddings, name) for name in found])

@@ -17,7 +17,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from recemb.embeddings import Embeddings
+from recemb.embeddings import Embeddings, embeddings_of
 from recemb.errors import RecembError
 from recemb.tables.soft_thresholded import SoftThresholded, SoftThresholds
 
@@ -60,7 +60,7 @@ class PEP(Callback):
         if not trainer.global_step:
             Path(self.initial).parent.mkdir(parents=True, exist_ok=True)
             trainer.save_checkpoint(self.initial)
-        thresholds = soft_thresholds_of(_embeddings(pl_module)).values()
+        thresholds = soft_thresholds_of(embeddings_of(pl_module)).values()
         for one in thresholds:
             one.s_XD.requires_grad_(True)
         self._optimizer = torch.optim.Adam([one.s_XD for one in thresholds], lr=self.learning_rate)
@@ -75,20 +75,20 @@ class PEP(Callback):
         self._optimizer.step()
         self._optimizer.zero_grad()
         if batch_idx % self.every == 0 and not self.is_reached:
-            left = elements_left(_embeddings(pl_module))
+            left = elements_left(embeddings_of(pl_module))
             self.is_reached = left <= self.kept
             trainer.should_stop = trainer.should_stop or self.is_reached
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the thresholds, and log the share of elements that are left."""
-        embeddings = _embeddings(pl_module)
+        embeddings = embeddings_of(pl_module)
         found = soft_thresholds_of(embeddings)
         self.history.append({name: one.s_XD.detach().clone() for name, one in found.items()})
         pl_module.log("search/elements", float(elements_left(embeddings)), prog_bar=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let gradients leave the thresholds alone."""
-        for one in soft_thresholds_of(_embeddings(pl_module)).values():
+        for one in soft_thresholds_of(embeddings_of(pl_module)).values():
             one.s_XD.requires_grad_(False)
             one.s_XD.grad = None
 
@@ -101,12 +101,6 @@ class PEP(Callback):
         """Take it up."""
         self.history, self._saved = state_dict["history"], state_dict["optimizer"]
         self.is_reached = state_dict["is_reached"]
-
-
-def _embeddings(model: LightningModule) -> Embeddings:
-    embeddings = model.embeddings
-    assert isinstance(embeddings, Embeddings)
-    return embeddings
 
 
 def soft_thresholds_of(embeddings: Embeddings) -> dict[str, SoftThresholds]:
