@@ -2,9 +2,10 @@
 
     vector = sign(E[id]) * max(|E[id]| - sigmoid(s), 0)
 
-s follows the training loss, by an Adam of its own. The search ends when no more elements are left
-than wanted. What is kept is then trained from the weights with which the search began, as a
-lottery ticket.
+s follows the training loss, and decays towards 0, which is a threshold of .5, by an Adam of its
+own: the loss holds the elements that are of use, the decay closes the others. The search ends when
+no more elements are left than wanted. What is kept is then trained from the weights with which the
+search began, as a lottery ticket.
 
 Source: Liu et al., "Learnable Embedding Sizes for Recommender Systems" (PEP), ICLR 2021,
 arXiv:2101.07577; Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, arXiv:1803.03635.
@@ -29,6 +30,8 @@ class PEP(Callback):
         kept: Elements of these tables at which the search ends, at least 1.
         initial: Where the checkpoint of the first weights goes.
         learning_rate: Of the thresholds' Adam; above 0.
+        decay: Times s it is added to the gradient; at least 0. (The training loss alone closes few
+            elements.)
         every: Training steps after which elements are counted, at least 1.
 
     Attributes:
@@ -37,11 +40,17 @@ class PEP(Callback):
     """
 
     def __init__(
-        self, kept: int, initial: str, learning_rate: float = 0.01, every: int = 10
+        self,
+        kept: int,
+        initial: str,
+        learning_rate: float = 0.01,
+        decay: float = 1e-4,
+        every: int = 10,
     ) -> None:
         for name, is_right, rule in (
             ("kept", kept >= 1, "at least 1"),
             ("learning_rate", learning_rate > 0, "above 0"),
+            ("decay", decay >= 0, "at least 0"),
             ("every", every >= 1, "at least 1"),
         ):
             if not is_right:
@@ -49,6 +58,7 @@ class PEP(Callback):
         self.kept = kept
         self.initial = initial
         self.learning_rate = learning_rate
+        self.decay = decay
         self.every = every
         self.history: list[dict[str, Tensor]] = []
         self.is_reached = False
@@ -63,7 +73,9 @@ class PEP(Callback):
         thresholds = soft_thresholds_of(embeddings_of(pl_module)).values()
         for one in thresholds:
             one.s_XD.requires_grad_(True)
-        self._optimizer = torch.optim.Adam([one.s_XD for one in thresholds], lr=self.learning_rate)
+        self._optimizer = torch.optim.Adam(
+            [one.s_XD for one in thresholds], lr=self.learning_rate, weight_decay=self.decay
+        )
         if self._saved is not None:
             self._optimizer.load_state_dict(self._saved)
 

@@ -51,7 +51,7 @@ def started(model: nn.Module, folder: Path, **settings: Any) -> tuple[PEP, Run]:
 
 def test_a_step_by_hand(tmp_path: Path) -> None:
     model = Model().train()
-    search, run = started(model, tmp_path, learning_rate=0.1)
+    search, run = started(model, tmp_path, learning_rate=0.1, decay=0.0)
     assert Path(search.initial).read_text() == "first weights"
     got = model.embeddings({"item": ids([9, 9]), "user": ids([0])})
     (as_tensor(got["item"]) * torch.tensor([1.0, 1, -1, 0])).sum().backward()
@@ -69,6 +69,16 @@ def test_a_step_by_hand(tmp_path: Path) -> None:
     assert one.s_XD.grad is None
     search.on_train_end(run, model)  # type: ignore[arg-type]
     assert not one.s_XD.requires_grad
+
+
+def test_without_a_gradient_thresholds_rise_by_their_decay(tmp_path: Path) -> None:
+    model = Model().train()
+    search, run = started(model, tmp_path, learning_rate=0.1, decay=0.5)
+    as_tensor(model.embeddings({"item": ids([0]), "user": ids([0])})["item"])[:, 0].sum().backward()
+    search.on_train_batch_end(run, model, None, None, 1)  # type: ignore[arg-type]
+    one = soft_thresholds_of(model.embeddings)["items"]
+    # The gradient of element 0 is -.0009, far less than the decay's .5 x 7.
+    torch.testing.assert_close(one.s_XD[0].detach(), torch.full((4,), -6.9), atol=1e-3, rtol=0)
 
 
 def test_nothing_moves_from_the_start_of_a_public_port(tmp_path: Path) -> None:

@@ -95,6 +95,12 @@ def parse(arguments: list[str], about: str | None) -> argparse.Namespace:
         "--threshold_start", type=float, default=-7.0, help="pep: its sigmoid is the first one"
     )
     parser.add_argument(
+        "--threshold_decay",
+        type=float,
+        default=1e-4,
+        help="how strongly pep closes elements: the decay of s towards 0",
+    )
+    parser.add_argument(
         "--weight_learning_rate", type=float, default=0.02, help="of autodim's Adam of weights"
     )
     parser.add_argument(

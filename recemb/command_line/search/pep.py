@@ -36,6 +36,7 @@ class PEP(MaskedSearch):
         """Return the settings of the thresholds' steps, and when to end them."""
         return {
             "learning_rate": self.options.threshold_learning_rate,
+            "decay": self.options.threshold_decay,
             "kept": self.elements_that_fit(embeddings),
             "initial": str(self.initial),
         }
