@@ -20,6 +20,8 @@ Source: "VQ-Logits: Compressing the Output Bottleneck of Large Language Models v
 Logits", 2025, arXiv:2505.10202; that items of one code tie is its fault, mended here.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -46,18 +48,19 @@ class CodebookLogits(nn.Module):
 
     def __init__(self, num_items: int, dim: int, num_codes: int, num_probes: int) -> None:
         super().__init__()
-        self.num_probes = num_probes
+        self.num_codes, self.num_probes = num_codes, num_probes
         self.code_KD = nn.Parameter(torch.zeros(num_codes, dim))
         self.bias_V = nn.Parameter(torch.zeros(num_items))
         self.register_buffer("code_V", torch.zeros(num_items, dtype=torch.int32))
         # The items of code 0, then those of code 1, and where each code's begin.
         self.register_buffer("item_V", torch.arange(num_items, dtype=torch.int32))
         self.register_buffer("start_K", torch.zeros(num_codes + 1, dtype=torch.int64))
-        self.register_buffer("is_assigned", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("assigned", torch.zeros((), dtype=torch.bool))
+        self.is_assigned = False
         self.code_V: Tensor
         self.item_V: Tensor
         self.start_K: Tensor
-        self.is_assigned: Tensor
+        self.assigned: Tensor
 
     @torch.no_grad()
     def fit(self, vectors_VD: Tensor, counts_V: Tensor) -> None:
@@ -69,23 +72,29 @@ class CodebookLogits(nn.Module):
         """
         generator = torch.Generator().manual_seed(0)
         points = vectors_VD.detach().cpu().unsqueeze(0)
-        centers = kmeans(points, len(self.code_KD), generator)
+        centers = kmeans(points, self.num_codes, generator)
         nearest_V = assign(points, centers)[0][0].to(self.code_V.device)
         self.code_KD.copy_(centers[0])
         self.code_V.copy_(nearest_V)
         self.item_V.copy_(torch.argsort(nearest_V, stable=True))
-        sizes_K = torch.bincount(nearest_V, minlength=len(self.code_KD))
+        sizes_K = torch.bincount(nearest_V, minlength=self.num_codes)
         self.start_K[1:] = sizes_K.cumsum(0)
         # Shares of clicks within a code, whose mass stays that of so many equal items.
         clicks_V = counts_V + 1.0
         mean_K = torch.zeros(len(sizes_K), device=clicks_V.device).index_add(0, nearest_V, clicks_V)
         self.bias_V.copy_(torch.log(clicks_V / (mean_K / sizes_K)[nearest_V]))
-        self.is_assigned.fill_(True)
+        self.assigned.fill_(True)
+        self.is_assigned = True
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Learn from a checkpoint whether its items have codes."""
+        super()._load_from_state_dict(*args, **kwargs)
+        self.is_assigned = bool(self.assigned)
 
     def log_mass(self) -> Tensor:
         """Return log B of each code (K,); of a code without items, a very low number."""
         code_V = self.code_V.long()
-        highest_K = self.bias_V.new_full((len(self.code_KD),), NOTHING)
+        highest_K = self.bias_V.new_full((self.num_codes,), NOTHING)
         highest_K = highest_K.scatter_reduce(0, code_V, self.bias_V.detach(), "amax")
         shares_V = torch.exp(self.bias_V - highest_K[code_V])
         sums_K = torch.zeros_like(highest_K).index_add(0, code_V, shares_V)
