@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from models.next_item_loss import next_item_loss
-from recemb.compress.kmeans import assign, kmeans
+from recemb.compress.kmeans import assign as nearest
+from recemb.compress.kmeans import kmeans
 from recemb.jagged import Jagged, bag_of_each, position_of_each
 
 NOTHING = -1e9
@@ -55,11 +56,14 @@ class CodebookLogits(nn.Module):
         # The items of code 0, then those of code 1, and where each code's begin.
         self.register_buffer("item_V", torch.arange(num_items, dtype=torch.int32))
         self.register_buffer("start_K", torch.zeros(num_codes + 1, dtype=torch.int64))
+        # Of evaluation: it does not change there.
+        self.register_buffer("log_mass_K", torch.zeros(num_codes))
         self.register_buffer("assigned", torch.zeros((), dtype=torch.bool))
         self.is_assigned = False
         self.code_V: Tensor
         self.item_V: Tensor
         self.start_K: Tensor
+        self.log_mass_K: Tensor
         self.assigned: Tensor
 
     @torch.no_grad()
@@ -73,16 +77,30 @@ class CodebookLogits(nn.Module):
         generator = torch.Generator().manual_seed(0)
         points = vectors_VD.detach().cpu().unsqueeze(0)
         centers = kmeans(points, self.num_codes, generator)
-        nearest_V = assign(points, centers)[0][0].to(self.code_V.device)
-        self.code_KD.copy_(centers[0])
-        self.code_V.copy_(nearest_V)
-        self.item_V.copy_(torch.argsort(nearest_V, stable=True))
-        sizes_K = torch.bincount(nearest_V, minlength=self.num_codes)
+        nearest_V = nearest(points, centers)[0][0].to(self.code_V.device)
+        self.assign(nearest_V, vectors_VD, counts_V)
+
+    @torch.no_grad()
+    def assign(self, code_V: Tensor, vectors_VD: Tensor, counts_V: Tensor) -> None:
+        """Give items given codes, whose vectors are the means of their items'.
+
+        Args:
+            code_V: 0 .. K - 1.
+            vectors_VD: Of the items.
+            counts_V: Training clicks, for the biases.
+        """
+        self.code_V.copy_(code_V)
+        self.item_V.copy_(torch.argsort(code_V, stable=True))
+        sizes_K = torch.bincount(code_V, minlength=self.num_codes)
         self.start_K[1:] = sizes_K.cumsum(0)
+        size_K1 = sizes_K.clamp(min=1).unsqueeze(1)
+        self.code_KD.copy_(torch.zeros_like(self.code_KD).index_add(0, code_V, vectors_VD))
+        self.code_KD.div_(size_K1)
         # Shares of clicks within a code, whose mass stays that of so many equal items.
         clicks_V = counts_V + 1.0
-        mean_K = torch.zeros(len(sizes_K), device=clicks_V.device).index_add(0, nearest_V, clicks_V)
-        self.bias_V.copy_(torch.log(clicks_V / (mean_K / sizes_K)[nearest_V]))
+        mean_K = torch.zeros_like(size_K1[:, 0], dtype=torch.float32)
+        mean_K = mean_K.index_add(0, code_V, clicks_V) / size_K1[:, 0]
+        self.bias_V.copy_(torch.log(clicks_V / mean_K[code_V]))
         self.assigned.fill_(True)
         self.is_assigned = True
 
@@ -90,6 +108,13 @@ class CodebookLogits(nn.Module):
         """Learn from a checkpoint whether its items have codes."""
         super()._load_from_state_dict(*args, **kwargs)
         self.is_assigned = bool(self.assigned)
+
+    def train(self, mode: bool = True) -> "CodebookLogits":
+        """Keep the log-mass of codes when evaluation begins."""
+        if not mode:
+            with torch.no_grad():
+                self.log_mass_K.copy_(self.log_mass())
+        return super().train(mode)
 
     def log_mass(self) -> Tensor:
         """Return log B of each code (K,); of a code without items, a very low number."""
@@ -114,9 +139,12 @@ class CodebookLogits(nn.Module):
         return per_code_BK.index_select(1, self.code_V[items]) + self.bias_V[items]
 
     def near(self, query_BD: Tensor) -> tuple[Jagged, Tensor]:
-        """Return the items of the likeliest codes of each query, and their scores (M,)."""
+        """Return, in evaluation, the items of the likeliest codes of each query, and their scores.
+
+        Items are a bag per query, scores (M,).
+        """
         per_code_BK = query_BD @ self.code_KD.t()
-        best = (per_code_BK + self.log_mass()).topk(self.num_probes, 1).indices
+        best = (per_code_BK + self.log_mass_K).topk(self.num_probes, 1).indices
         start_BP, stop_BP = self.start_K[best], self.start_K[best + 1]
         size_P = (stop_BP - start_BP).flatten()
         place_M = torch.repeat_interleave(start_BP.flatten(), size_P) + position_of_each(size_P)

@@ -360,19 +360,19 @@ class SessionTransformer(EmbeddingTask):
         """Return the best of the items of the likeliest codes; see :meth:`best`."""
         assert self.codebook_settings is not None
         near, score_M = codebook.near(query_BD)
-        row_M = bag_of_each(near.lengths)
+        item_BL, is_item_BL = to_padded(near)
         if self.codebook_settings.rerank:
-            catalogue_VD = self._catalogue_VD
-            vectors_MD = (
-                self.outputs(near.values) if catalogue_VD is None else catalogue_VD[near.values]
-            )
-            score_M = (query_BD[row_M] * vectors_MD).sum(1)
+            flat, catalogue_VD = item_BL.flatten(), self._catalogue_VD
+            vectors = self.outputs(flat) if catalogue_VD is None else catalogue_VD[flat]
+            scores = torch.bmm(vectors.unflatten(0, item_BL.shape), query_BD.unsqueeze(2))
+            score_BL = scores.squeeze(2).masked_fill(~is_item_BL, -torch.inf)
+        else:
+            score_BL, _ = to_padded(Jagged(score_M, near.lengths), -torch.inf)
         if self.evaluation.exclude_history:
+            row_B1 = torch.arange(query_BD.shape[0], device=query_BD.device).unsqueeze(1)
             had = bag_of_each(history.lengths) * self.num_ids + history.values
-            is_had_M = torch.isin(row_M * self.num_ids + near.values, had)
-            score_M = score_M.masked_fill(is_had_M, -torch.inf)
-        score_BL, _ = to_padded(Jagged(score_M, near.lengths), -torch.inf)
-        item_BL, _ = to_padded(near)
+            is_had_BL = torch.isin(row_B1 * self.num_ids + item_BL, had)
+            score_BL = score_BL.masked_fill(is_had_BL, -torch.inf)
         # So many columns more that there are always enough.
         more_BK = score_BL.new_full((1, count), -torch.inf).expand(query_BD.shape[0], -1)
         found = torch.cat([score_BL, more_BK], 1).topk(count, 1)
