@@ -250,8 +250,8 @@ def write_parts(parts: dict[str, pl.DataFrame], items: pl.DataFrame | None, targ
     for stage, rows in parts.items():
         if rows.is_empty():
             raise RecembError(
-                f"{target.name}: no sequence is long enough for {stage}, which needs "
-                f"{2 if stage == 'train' else 3} items; check the column of sequences"
+                f"{target.name}: no sequence is long enough for {stage}, which needs one of 2 "
+                "items in training and 3 else; check the column of sequences"
             )
     with whole_folder(target) as new:
         for stage, rows in parts.items():

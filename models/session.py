@@ -306,12 +306,12 @@ class SessionTransformer(EmbeddingTask):
 
     def forward(self, history: Jagged) -> Tensor:
         """Return what each of B sequences of ids is followed by, as a query (B, D)."""
-        history = last_of_each(history, self.network.max_length)
         vectors_ND, _ = self.embed(self.described(history.values), history.values[:0])
         return self.query(Jagged(vectors_ND, history.lengths))
 
     def query(self, vectors: Jagged) -> Tensor:
         """Return the queries (B, D) of sequences of item vectors; zeros for an empty one."""
+        vectors = last_of_each(vectors, self.network.max_length)
         hidden_ND = self.as_query(self.encoder(vectors.values, vectors.lengths))
         ends_B = vectors.lengths.cumsum(0)
         # One row more, of zeros, for those that have no last item.
@@ -361,21 +361,21 @@ class SessionTransformer(EmbeddingTask):
         """Return the best of the items of the likeliest codes; see :meth:`best`."""
         assert self.codebook_settings is not None
         near, score_M = codebook.near(query_BD)
-        row_M = bag_of_each(near.lengths)
+        item_BL, is_item_BL = to_padded(near)
         if self.codebook_settings.rerank:
-            catalogue_VD = self._catalogue_VD
-            vectors_MD = (
-                self.outputs(near.values) if catalogue_VD is None else catalogue_VD[near.values]
-            )
-            score_M = (query_BD[row_M] * vectors_MD).sum(1)
+            flat, catalogue_VD = item_BL.flatten(), self._catalogue_VD
+            vectors = self.outputs(flat) if catalogue_VD is None else catalogue_VD[flat]
+            scores = torch.bmm(vectors.unflatten(0, item_BL.shape), query_BD.unsqueeze(2))
+            score_BL = scores.squeeze(2).masked_fill(~is_item_BL, -torch.inf)
+        else:
+            score_BL, _ = to_padded(Jagged(score_M, near.lengths), -torch.inf)
         if self.evaluation.exclude_history:
+            row_B1 = torch.arange(query_BD.shape[0], device=query_BD.device).unsqueeze(1)
             had = bag_of_each(history.lengths) * self.num_ids + history.values
-            is_had_M = torch.isin(row_M * self.num_ids + near.values, had)
-            score_M = score_M.masked_fill(is_had_M, -torch.inf)
-        score_BL, _ = to_padded(Jagged(score_M, near.lengths), -torch.inf)
-        item_BL, _ = to_padded(near)
+            is_had_BL = torch.isin(row_B1 * self.num_ids + item_BL, had)
+            score_BL = score_BL.masked_fill(is_had_BL, -torch.inf)
         # So many columns more that there are always enough.
-        more_BK = score_BL.new_full((1, count), -torch.inf).expand(len(query_BD), -1)
+        more_BK = score_BL.new_full((1, count), -torch.inf).expand(query_BD.shape[0], -1)
         found = torch.cat([score_BL, more_BK], 1).topk(count, 1)
         item_BL = torch.cat([item_BL, torch.zeros_like(more_BK, dtype=torch.int64)], 1)
         return item_BL.gather(1, found.indices), found.values
@@ -427,7 +427,7 @@ class SessionTransformer(EmbeddingTask):
 
     def is_final(self) -> bool:
         """Return whether training has reached the form that is served."""
-        has_codes = self.codebook is None or bool(self.codebook.is_assigned)
+        has_codes = self.codebook is None or self.codebook.is_assigned
         return has_codes and super().is_final()
 
     def _start_codebook(self) -> None:
@@ -579,7 +579,7 @@ def columns_of(batch: Batch) -> tuple[Jagged, Tensor]:
 
 
 def last_of_each(history: Jagged, length: int) -> Jagged:
-    """Return the last ``length`` ids of each sequence."""
+    """Return the last ``length`` ids, or vectors, of each sequence."""
     lengths_B = history.lengths
     left_N = lengths_B[bag_of_each(lengths_B)] - position_of_each(lengths_B)
     return Jagged(history.values[left_N <= length], lengths_B.clamp(max=length))

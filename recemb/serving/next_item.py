@@ -235,17 +235,21 @@ class NextItemProgram(Program):
         history = Jagged(cast(Tensor, asked.items[ITEM]), asked.sizes_B)
         raw_BK, scores_BK = answer
         wanted_BK, wanted_scores_BK = model.best(history, NUM_BEST)
-        wanted = wanted_scores_BK.nan_to_num(0.0, 0.0, 0.0)
+        # Minus infinity stands for no item, in the same places.
+        is_item_BK = wanted_scores_BK > -torch.inf
+        if not torch.equal(scores_BK > -torch.inf, is_item_BK):
+            return float("inf")
+        wanted = wanted_scores_BK.masked_fill(~is_item_BK, 0.0)
         scale = wanted.abs().max().clamp(min=1)
-        difference = float((scores_BK.nan_to_num(torch.nan, 0.0, 0.0) - wanted).abs().max() / scale)
+        difference = float((scores_BK.masked_fill(~is_item_BK, 0.0) - wanted).abs().max() / scale)
         # Items whose scores differ by no more than rounding may have changed places.
-        vocabulary = self.schema.vocabularies[ITEM]
-        index_of_raw = dict(
-            zip(vocabulary.keys_V.tolist(), vocabulary.index_V.tolist(), strict=True)
-        )
-        for raw_K, own_K, row_K in zip(raw_BK[:20], wanted_BK[:20], wanted[:20], strict=True):
-            place = {int(item): k for k, item in enumerate(own_K)}
-            for k, item in enumerate(raw_K.tolist()):
-                other = place.get(index_of_raw[item], len(row_K) - 1)
-                difference = max(difference, float((row_K[k] - row_K[other]).abs() / scale))
+        keys = self.schema.vocabularies[ITEM]
+        index = dict(zip(keys.keys_V.tolist(), keys.index_V.tolist(), strict=True))
+        for b in range(min(20, len(wanted))):
+            known = is_item_BK[b]
+            score_of = dict(zip(wanted_BK[b][known].tolist(), wanted[b][known], strict=True))
+            for raw, score in zip(raw_BK[b][known].tolist(), wanted[b][known], strict=True):
+                # An item below the last of the list may have come into it.
+                other = score_of.get(index[raw], wanted[b][known][-1])
+                difference = max(difference, float((score - other).abs() / scale))
         return difference
