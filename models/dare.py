@@ -167,13 +167,19 @@ class TWIN(DotAttention):
         self, name: str, vectors: Mapping[str, Tensor], representation_UD: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the representation vectors, projected or as they are."""
-        return self._projected(list(self.history).index(name), representation_UD)
+        return self.attention_of_rows(list(self.history).index(name), representation_UD)
 
     def attention_of_times(self) -> tuple[Tensor, Tensor]:
         """Return the representation's time vectors, projected or as they are."""
-        return self._projected(len(self.history), self.time.weight)
+        return self.attention_of_rows(len(self.history), self.time.weight)
 
-    def _projected(self, number: int, vectors_UD: Tensor) -> tuple[Tensor, Tensor]:
+    def attention_of_rows(self, number: int, vectors_UD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the queries and keys of representation vectors.
+
+        Args:
+            number: Of the history column; their count for time.
+            vectors_UD: Of items or times.
+        """
         if not self.projections:
             return vectors_UD, vectors_UD
         query = self.projections[f"query_{number}"](vectors_UD)

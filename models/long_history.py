@@ -269,13 +269,21 @@ class LongHistoryTask(FeatureTask):
     def score_items(self, items: list[Items], context_BC: Tensor) -> Tensor:
         """Return the logits of B samples from what their targets and behaviours have read."""
         logit_N = self.logits_of(items)
-        target_BD = torch.cat([one.representation_UD[one.place_B] for one in items], 1)
-        if not self.is_searched:
-            return self.head(context_BC, target_BD, self.whole_history(items, logit_N))
-        if self.training and self.network.auxiliary:
+        target_BD = self.targets_of(items)
+        if self.training and self.is_searched and self.network.auxiliary:
             whole_BD = self.whole_history(items, logit_N)
             self._whole_B = self.head(context_BC, target_BD, whole_BD)
-        return self.head(context_BC, target_BD, self.kept_history(items, logit_N))
+        return self.head(context_BC, target_BD, self.history_of(items, logit_N))
+
+    def targets_of(self, items: list[Items]) -> Tensor:
+        """Return the vectors of the targets: (B, D)."""
+        return torch.cat([one.representation_UD[one.place_B] for one in items], 1)
+
+    def history_of(self, items: list[Items], logit_N: Tensor) -> Tensor:
+        """Return the vectors of the histories, after the search if there is one: (B, D)."""
+        if self.is_searched:
+            return self.kept_history(items, logit_N)
+        return self.whole_history(items, logit_N)
 
     def head(self, context_BC: Tensor, target_BD: Tensor, history_BD: Tensor) -> Tensor:
         """Return the logits of B samples from the vectors of target and history."""
