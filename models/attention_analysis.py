@@ -25,7 +25,6 @@ from torch import Tensor
 from data.batch import Batch
 from models.dare import TWIN
 from models.long_history import Items, LongHistoryTask
-from models.task import cross_entropy
 from recemb.compress.kmeans import assign, kmeans
 from recemb.jagged import Ids, Jagged, split_keyed, to_padded
 
@@ -250,7 +249,7 @@ def gradient_conflict(model: TWIN, batches: Iterable[Batch], category: str) -> C
             items.append(
                 one._replace(representation_UD=summed[number], query_Ud=query_Ud, key_Ud=key_Ud)
             )
-        loss = cross_entropy(model.score_items(items, own.context_BC), batch)
+        loss = model.mean_loss(model.score_items(items, own.context_BC), batch)
         loss = loss + model.penalty(batch)
         grads = torch.autograd.grad(loss, [summed[0], attended[0]])
         norm_2U = torch.stack([grad.norm(dim=1) for grad in grads])
