@@ -37,6 +37,17 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the epoch as the last one, and as the best if it is.
+
+        Lightning would save the last one only where it is the best too, so a resumed run would go
+        back to the best.
+        """
+        super().on_validation_end(trainer, pl_module)
+        is_saved = self._should_skip_saving_checkpoint(trainer)
+        if not is_saved and not self._should_save_on_train_epoch_end(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
     def _save_topk_checkpoint(
         self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
     ) -> None:

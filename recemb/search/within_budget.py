@@ -32,17 +32,57 @@ def by_rank(table: Searched) -> Tensor:
     The largest of all tables would be those of a few blocks and leave others none; that is why kind
     ``pruned`` divides by ranks too.
     """
-    square_SD = by_magnitude(table)
-    rank_SD = square_SD.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
-    return square_SD / rank_SD.square()
+    return _over_ranks(by_magnitude(table))
 
 
-SCORES: dict[str, Callable[[Searched], Tensor]] = {
-    "magnitude": by_magnitude,
-    "reads": by_reads,
-    "ranked": by_rank,
+def _over_ranks(worth_SD: Tensor) -> Tensor:
+    rank_SD = worth_SD.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
+    return worth_SD / rank_SD.square()
+
+
+def by_shared_rank(tables: Mapping[str, Searched]) -> dict[str, Tensor]:
+    """Return a block's mean square over the square of a dimension's rank in all tables: (S, D).
+
+    So all blocks keep the first dimensions of one order, larger blocks' elements more of them.
+    Where vectors of two tables are multiplied, as in matrix factorisation, a dimension that the one
+    keeps is of no use unless the other keeps it too. The order is that of the mean squares that
+    samples read.
+
+    Raises:
+        RecembError: If the tables have several dimensions.
+    """
+    dims = {one.config.dim for one in tables.values()}
+    if len(dims) > 1:
+        raise RecembError(
+            f"search: the score 'shared' needs tables of one dim, got {sorted(dims)}; use another "
+            "--score"
+        )
+    read_D = torch.stack(
+        [
+            (one.rows_VD.square() * one.counts_V.unsqueeze(1)).sum(0) / one.counts_V.sum()
+            for one in tables.values()
+        ]
+    ).sum(0)
+    rank_D = read_D.argsort(descending=True, stable=True).argsort() + 1
+    return {
+        name: by_magnitude(one).mean(1, keepdim=True) / rank_D.square()
+        for name, one in tables.items()
+    }
+
+
+def _each(
+    score: Callable[[Searched], Tensor],
+) -> Callable[[Mapping[str, Searched]], dict[str, Tensor]]:
+    return lambda tables: {name: score(one) for name, one in tables.items()}
+
+
+SCORES: dict[str, Callable[[Mapping[str, Searched]], dict[str, Tensor]]] = {
+    "magnitude": _each(by_magnitude),
+    "reads": _each(by_reads),
+    "ranked": _each(by_rank),
+    "shared": by_shared_rank,
 }
-"""What a dimension of a block may be worth, by name."""
+"""What the dimensions of blocks may be worth, by name: (S, D) by table."""
 
 
 def _means(table: Searched, values_VD: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from recemb.search.within_budget import (
     by_magnitude,
     by_rank,
     by_reads,
+    by_shared_rank,
     largest_elements,
     random_columns,
 )
@@ -95,6 +96,25 @@ def test_scores_by_hand() -> None:
     assert by_reads(table).tolist() == [[7, 28], [(9 * 5 + 0) / 2, 16 * 5 / 2]]
     # Of each block the larger one is first, the other second.
     assert by_rank(table).tolist() == [[1 / 4, 4], [17, 8 / 4]]
+
+
+def test_a_shared_rank_lets_all_blocks_keep_the_first_of_one_order() -> None:
+    searched = gated_tables(gated_rows(torch.tensor([[1.0, 2], [3, 4], [5, 0]]), [1]))
+    other = gated_tables(gated_rows(torch.tensor([[9.0, 0], [9, 0], [0, 0]]), [1]))
+    # Read mean squares: (7 x 1 + 5 x 9, 7 x 4 + 5 x 16) / 12 = (4.3, 9), and (81, 0): the first
+    # dimension leads, although the first table alone has it second.
+    found = by_shared_rank({"t": searched["t"], "u": other["t"]})
+    assert found["t"].tolist() == [[2.5, 2.5 / 4], [12.5, 12.5 / 4]]
+    assert found["u"].tolist() == [[40.5, 40.5 / 4], [20.25, 20.25 / 4]]
+    assert by_shared_rank({"t": searched["t"]})["t"].tolist() == [[2.5 / 4, 2.5], [12.5 / 4, 12.5]]
+    keep = best_columns(searched, by_shared_rank(searched), 12)
+    assert keep == {"t": [[1], [1]]}
+
+
+def test_a_shared_rank_needs_one_dim() -> None:
+    module = supernet()
+    with pytest.raises(RecembError, match=r"^search: the score 'shared' needs tables of one dim"):
+        by_shared_rank(gated_tables(module))
 
 
 def gated_rows(rows_VD: Tensor, ends: list[int]) -> Embeddings:

@@ -36,8 +36,7 @@ class MaskedSearch(Search):
 
     def best_keep(self, score: str) -> Keep:
         """Return the dimensions of blocks that are worth most and fit the budget."""
-        worth = {name: SCORES[score](one) for name, one in self.searched.items()}
-        return best_columns(self.searched, worth, self.room)
+        return best_columns(self.searched, SCORES[score](self.searched), self.room)
 
     def blocks(self) -> dict[str, list[int]]:
         """Return the ranks at which the blocks of each table end."""

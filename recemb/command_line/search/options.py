@@ -83,8 +83,9 @@ def parse(arguments: list[str], about: str | None) -> argparse.Namespace:
         choices=SCORES,
         default="ranked",
         help="what a dimension of a block is worth to the dense form: the mean square of its "
-        "elements (magnitude), the same weighted by how often ids are read (reads), or the first "
-        "over the square of its rank in its block (ranked)",
+        "elements (magnitude), the same weighted by how often ids are read (reads), the first "
+        "over the square of its rank in its block (ranked); or the block's over the square of the "
+        "dimension's rank in all tables, so that all keep the first of one order (shared)",
     )
     parser.add_argument(
         "--threshold_learning_rate",
