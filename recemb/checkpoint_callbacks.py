@@ -37,17 +37,6 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the epoch as the last one, and as the best if it is.
-
-        Lightning would save the last one only where it is the best too, so a resumed run would go
-        back to the best.
-        """
-        super().on_validation_end(trainer, pl_module)
-        is_saved = self._should_skip_saving_checkpoint(trainer)
-        if not is_saved and not self._should_save_on_train_epoch_end(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-
     def _save_topk_checkpoint(
         self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
     ) -> None:
@@ -55,6 +44,9 @@ class BestCheckpoint(ModelCheckpoint):
         is_final = getattr(trainer.lightning_module, "is_final", None)
         if is_final is None or is_final():
             super()._save_topk_checkpoint(trainer, monitor_candidates)
+        # Lightning saves the last epoch where this one was saved as one of the best: else a resumed
+        # run would go back to the best.
+        self._last_global_step_saved = trainer.global_step
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score, and copy its checkpoint where it lay in another folder."""
