@@ -558,11 +558,16 @@ class SessionTransformer(EmbeddingTask):
         names = metric_names(self.evaluation.cutoffs)
         for group, own in zip(("", "cold_", "unseen_"), sums, strict=True):
             count = own[-1]
+            # They are sums over all processes by now; to say so keeps the trainer from a warning.
+            all_agree = processes.world_size() > 1
             if group:
-                self.log(f"{stage}/{group}targets", count.float())
+                self.log(f"{stage}/{group}targets", count.float(), sync_dist=all_agree)
             for name, value in zip(names, own[:-1], strict=True):
                 if group == "" or (count > 0 and name.startswith("hr@")):
-                    self.log(f"{stage}/{group}{name}", (value / count).float(), prog_bar=not group)
+                    mean = (value / count).float()
+                    self.log(
+                        f"{stage}/{group}{name}", mean, prog_bar=not group, sync_dist=all_agree
+                    )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW over everything but the rows, which have an optimizer of their own."""
