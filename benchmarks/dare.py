@@ -210,10 +210,10 @@ def mean_and_deviation(values: list[float]) -> list[float | None]:
 
 
 def measure(call_it: Callable[[], Any], other: Callable[[], Any], rounds: int) -> list[float]:
-    """Return the median milliseconds of both, turn by turn.
+    """Return the least milliseconds of both, turn by turn.
 
     Of one thread's own processor time: what else the machine does at the moment is not in it, but
-    for what it does to caches and clock.
+    for what it does to caches and clock, which the least of the rounds shows least.
     """
     times: list[list[float]] = [[], []]
     for number in range(rounds + 2):
@@ -222,7 +222,7 @@ def measure(call_it: Callable[[], Any], other: Callable[[], Any], rounds: int) -
             function()
             if number >= 2:
                 own.append(1000 * (time.thread_time() - started))
-    return [statistics.median(own) for own in times]
+    return [min(own) for own in times]
 
 
 def speeds(rounds: int) -> list[dict[str, Any]]:
@@ -373,8 +373,8 @@ def markdown(found: dict[str, Any], missing: list[str]) -> str:
     ]
     lines += table(["", *map(str, own["clusters"])], rows)
     lines += ["", "![Discriminability](discriminability.png)", "", "## Search", "",
-              f"{TARGETS} targets, the first {KEEP}, one thread, milliseconds of its processor "
-              "time; plain is one product and `topk` over all logits, measured turn by turn with "
+              f"{TARGETS} targets, the first {KEEP}, one thread, least milliseconds "
+              "of its processor time; plain is one product and `topk` over all logits, measured turn by turn with "
               "the search. `newest first`: logits rise towards the newest behaviours, as learned "
               "ones do; the worst order for `topk`."]  # fmt: skip
     rows = [
