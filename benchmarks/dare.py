@@ -375,8 +375,8 @@ def markdown(found: dict[str, Any], missing: list[str]) -> str:
     lines += ["", "![Discriminability](discriminability.png)", "", "## Search", "",
               f"{TARGETS} targets, the first {KEEP}, one thread, least milliseconds "
               "of its processor time; plain is one product and `topk` over all logits, measured "
-              "turn by turn with the search. `newest first`: logits rise towards the newest behaviours, as learned "
-              "ones do; the worst order for `topk`."]  # fmt: skip
+              "turn by turn with the search. `newest first`: logits rise towards the newest "
+              "behaviours, as learned ones do; the worst order for `topk`."]  # fmt: skip
     rows = [
         [f"{row['length']:,}", str(row["dim"]), row["trend"], f"{row['search']:.1f}",
          f"{row['plain']:.1f}", f"{row['search'] / row['plain']:.2f}"]
