@@ -16,6 +16,7 @@ arXiv:2410.02604, sections 2 and 4; the truth is that of Zhou et al., "Temporal 
 User Response Prediction", WWW 2024, arXiv:2308.08487.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
@@ -175,8 +176,10 @@ class LearnedAttention:
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Return Spearman's correlation over the entries that are numbers in both."""
+    """Return Spearman's correlation over the entries that are numbers in both; NaN of one entry."""
     is_number = ~(one.isnan() | other.isnan())
+    if int(is_number.sum()) < 2:
+        return math.nan
     ranks = torch.stack([_ranks(values[is_number].flatten()) for values in (one, other)])
     return float(torch.corrcoef(ranks)[0, 1])
 

@@ -8,6 +8,7 @@ checkpoints must be of the same data, which is prepared as the first one's confi
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ from recemb.rebuild import rebuild_data, rebuild_model
 from recemb.search.plots import pyplot
 
 CLUSTERS = (2, 4, 8, 16, 32, 64, 128)
+SHOWN = 12
+"""Categories in a picture."""
 ORDERS = ("newest first", "random order")
 """What a search is to beat: no model at all."""
 
@@ -73,14 +76,19 @@ class Report:
             "clusters": CLUSTERS,
             "models": {
                 name: {
-                    "ndcg": one.ndcg,
-                    "rank_correlation": one.correlation,
+                    "ndcg": _number(one.ndcg),
+                    "rank_correlation": _number(one.correlation),
                     "discriminability": one.discriminability,
                     "conflict": one.conflict._asdict() if one.conflict else None,
                 }
                 for name, one in self.models.items()
             },
         }
+
+
+def _number(value: float) -> float | None:
+    """Return what JSON can hold."""
+    return None if math.isnan(value) else value
 
 
 def load(paths: Mapping[str, Path]) -> tuple[dict[str, LongHistoryTask], LightningDataModule]:
@@ -246,18 +254,21 @@ def markdown(report: Report) -> str:
 
 
 def draw_attention(report: Report, path: Path, target: int = 0, bins: int = 20) -> None:
-    """Draw truth and learned attention of one category of targets, by category and time."""
+    """Draw truth and learned attention of one category of targets, by category and time.
+
+    Each panel has colours of its own: from 0 to its largest value.
+    """
     drawing = pyplot()
     panels = {"truth": report.truth_CCP, **{n: m.learned_CCP for n, m in report.models.items()}}
     figure, axes = drawing.subplots(
         1, len(panels), figsize=(3.4 * len(panels), 4), constrained_layout=True, squeeze=False
     )
     for axis, (name, values_CCP) in zip(axes[0], panels.items(), strict=True):
-        by_time = values_CCP[target, :, 1:].tensor_split(bins, 1)
+        by_time = values_CCP[target, :SHOWN, 1 : 3 * bins + 1].tensor_split(bins, 1)
         shown = torch.stack([part.nanmean(1) for part in by_time], 1)
         axis.imshow(shown.numpy(), aspect="auto", cmap="viridis")
         axis.set_title(name)
-        axis.set_xlabel(f"time, newest left, {bins} steps")
+        axis.set_xlabel("behaviours back, in steps of 3")
     axes[0][0].set_ylabel("category of the behaviour")
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")

@@ -51,15 +51,18 @@ def search_history(query_Cd: Tensor, key_Ld: Tensor, bias_L: Tensor, keep: int) 
     Returns:
         (C, k) int64; -1 where the history is shorter. Which of equal logits is taken is not said.
     """
-    # The numbers below are written out because TorchScript reads no constants of a module. 512
-    # targets at a time: their logits of 10,000 behaviours are 20 MB.
+    # The numbers below are written out because TorchScript reads no constants of a module. As many
+    # targets at a time as have 5 M logits, 20 MB: of longer histories fewer, so that the cost of a
+    # logit does not rise as they leave the cache. In 64s, as products like them.
+    targets = max(64, 5 * (1 << 20) // max(1, key_Ld.shape[0]) // 64 * 64)
     count = min(keep, key_Ld.shape[0])
     # The bias is one more element, for which every target asks.
     key_Ld = torch.cat([key_Ld, bias_L.unsqueeze(1)], 1)
     query_Cd = F.pad(query_Cd, [0, 1], "constant", 1.0)
     found: list[Tensor] = []
-    for first in range(0, query_Cd.shape[0], 512):
-        found.append(_search_block(query_Cd[first : first + 512].t().contiguous(), key_Ld, count))
+    for first in range(0, query_Cd.shape[0], targets):
+        query_dC = query_Cd[first : first + targets].t().contiguous()
+        found.append(_search_block(query_dC, key_Ld, count))
     if len(found) == 0:
         return torch.zeros([0, keep], dtype=torch.int64, device=key_Ld.device)
     return F.pad(torch.cat(found), [0, keep - count], "constant", -1.0)

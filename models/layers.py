@@ -3,7 +3,8 @@
 Shapes: B samples, D features of a layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -39,6 +40,20 @@ class Dice(nn.Module):
         """Return f of (B, D) values."""
         p_BD = torch.sigmoid(self.normalize(values_BD))
         return values_BD * torch.lerp(self.slope_D.expand_as(p_BD), p_BD.new_ones(()), p_BD)
+
+
+@contextmanager
+def averages_kept(layers: nn.Module) -> Iterator[None]:
+    """Leave the layers' moving averages as they are: for a pass of what is not served."""
+    norms = [one for one in layers.modules() if isinstance(one, BatchNorm)]
+    momenta = [one.momentum for one in norms]
+    for one in norms:
+        one.momentum = 0.0
+    try:
+        yield
+    finally:
+        for one, momentum in zip(norms, momenta, strict=True):
+            one.momentum = momentum
 
 
 def activation(name: Activation, num_features: int) -> nn.Module:

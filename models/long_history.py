@@ -21,7 +21,7 @@ from data.batch import Batch
 from models.din import check_history
 from models.feature_task import FeatureTask
 from models.jagged_products import Places, sums
-from models.layers import MLP, Activation
+from models.layers import MLP, Activation, averages_kept
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Ids, Jagged, is_tracing, position_of_each, to_padded
@@ -272,7 +272,9 @@ class LongHistoryTask(FeatureTask):
         target_BD = self.targets_of(items)
         if self.training and self.is_searched and self.network.auxiliary:
             whole_BD = self.whole_history(items, logit_N)
-            self._whole_B = self.head(context_BC, target_BD, whole_BD)
+            # Its values differ from those that are served, whose averages are to be kept.
+            with averages_kept(self.mlp):
+                self._whole_B = self.head(context_BC, target_BD, whole_BD)
         return self.head(context_BC, target_BD, self.history_of(items, logit_N))
 
     def targets_of(self, items: list[Items]) -> Tensor:

@@ -99,6 +99,19 @@ def test_auxiliary_loss_is_of_the_whole_history(auxiliary):
     assert abs(loss(3) - whole) > 1e-3  # or the test could not tell them apart
 
 
+def test_averages_that_are_served_are_those_of_the_search():
+    found = []
+    for auxiliary in (0.0, 1.0):
+        model = build(network={"auxiliary": auxiliary, "activation": "dice"}).train()
+        for _ in range(3):
+            logits(model)
+        norm = next(one for one in model.mlp if isinstance(one, Dice)).normalize
+        assert norm.momentum == 0.01
+        found.append(norm.running_mean)
+    assert found[0].abs().max() > 1e-3
+    torch.testing.assert_close(found[0], found[1])
+
+
 def attention_gradient(model):
     """Return by table the largest gradient of the attention's logits."""
     items, _ = model.read(

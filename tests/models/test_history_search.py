@@ -26,7 +26,7 @@ def sorted_logits(query, key, bias):
     ("targets", "length", "keep"),
     [
         (1, 1, 1), (3, 7, 3), (2, 8, 8), (5, 9, 4), (4, 160, 20), (4, 161, 20), (7, 1_023, 20),
-        (7, 1_025, 20), (3, 10_001, 20), (513, 300, 5), (2, 5_000, 1), (2, 3_000, 300),
+        (7, 1_025, 20), (3, 10_001, 20), (513, 10_300, 20), (2, 5_000, 1), (2, 3_000, 300),
     ],
 )  # fmt: skip
 def test_positions_are_those_of_the_largest_logits(search, targets, length, keep):
