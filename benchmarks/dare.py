@@ -324,7 +324,8 @@ def markdown(found: dict[str, Any], missing: list[str]) -> str:
         "",
         f"`python benchmarks/dare.py`, commit {commit}. {platform.machine()}, {os.cpu_count()} "
         f"CPUs, Python {platform.python_version()}, torch {importlib.metadata.version('torch')}. "
-        "Protocol: see the head of `benchmarks/dare.py`. Mean and sample standard deviation over seeds.",
+        "Protocol: see the head of `benchmarks/dare.py`. Mean and sample standard deviation over "
+        "seeds.",
     ]
     if missing:
         lines += ["", f"Not run yet: {', '.join(missing)}; the command goes on."]
