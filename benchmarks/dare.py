@@ -12,6 +12,7 @@ bootstrap of paired differences.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import platform
@@ -317,15 +318,14 @@ def markdown(found: dict[str, Any], missing: list[str]) -> str:
     """Return every table."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    import torch
-
     names = {variant: name for variant, (name, _, _) in VARIANTS.items()}
     lines = [
         "# DARE on MovieLens-1M",
         "",
         f"`python benchmarks/dare.py`, commit {commit}. {platform.machine()}, {os.cpu_count()} "
-        f"CPUs, Python {platform.python_version()}, torch {torch.__version__}. Protocol: see the "
-        "head of `benchmarks/dare.py`. Mean and sample standard deviation over seeds.",
+        f"CPUs, Python {platform.python_version()}, torch {importlib.metadata.version('torch')}. "
+        "Protocol: see the head of `benchmarks/dare.py`. Mean and sample standard deviation over "
+        "seeds.",
     ]
     if missing:
         lines += ["", f"Not run yet: {', '.join(missing)}; the command goes on."]
@@ -403,6 +403,12 @@ def markdown(found: dict[str, Any], missing: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(found: dict[str, Any], missing: list[str]) -> None:
+    """Write every figure and the tables."""
+    (OUTPUT / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    (OUTPUT / "results.md").write_text(markdown(found, missing))
+
+
 def main() -> None:
     """Train what is missing, then analyse, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -423,16 +429,18 @@ def main() -> None:
     missing = [run.folder.name for run in every if not run.is_done]
     OUTPUT.mkdir(exist_ok=True)
     exported = [Run(variant, 1, options.runs) for variant in ("dare", "dare_wide", "twin")]
-    found = {
-        "trainings": summarize(done),
-        "apart": compare(done),
-        "analyses": analyses(done, options.runs),
-        "speeds": speeds(options.rounds),
-        "served": {run.variant: served(run, options.runs, options.rounds) for run in exported
-                   if run.is_done},
-    }  # fmt: skip
-    (OUTPUT / "results.md").write_text(markdown(found, missing))
-    (OUTPUT / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    found: dict[str, Any] = {"trainings": summarize(done), "apart": {}, "speeds": [], "served": {}}
+    found["analyses"] = analyses(done, options.runs)
+    write(found, missing)
+    # What takes longer is written as it comes.
+    found["speeds"] = speeds(options.rounds)
+    write(found, missing)
+    found["apart"] = compare(done)
+    write(found, missing)
+    for run in exported:
+        if run.is_done:
+            found["served"][run.variant] = served(run, options.runs, options.rounds)
+            write(found, missing)
     print(f"{OUTPUT / 'results.md'} is written")
 
 
