@@ -9,7 +9,7 @@ per model.
 The protocol is that of ``configs/<model>/movielens1m.yaml`` with tables of dimension 64 for every
 feature, batches of 4,096, at most 30 epochs, and rows at a learning rate of 0.003: of .001, .003
 and .01 the one at which the plain tables are best on validation (seed 1). Every line has the same.
-Epochs are chosen by validation AUC, test is read once per training; searches see neither. Random
+So was the score of dnis (``shared``). Epochs are chosen by validation AUC, test is read once per training; searches see neither. Random
 selections and the sparse form of dnis, which take time, are trained once, for DeepFM. What
 does not depend on the budget is trained once per model and seed: the plain tables, and the
 supernets of dnis and optembed.
@@ -43,8 +43,6 @@ DIM = 64
 MODELS = ("deepfm", "dcn")
 TASKS = ("din", "matrix_factorization")
 SHARES = (0.5, 0.1)
-FURTHER = {"matrix_factorization": ["--score", "shared"]}
-"""Options by model: products of vectors need dimensions in common. Chosen on validation."""
 METRICS = {"matrix_factorization": "mse"}
 """By model, where it is not AUC."""
 ROWS_LEARNING_RATE, BATCH_SIZE, EPOCHS = 0.003, 4096, 30
@@ -141,7 +139,6 @@ def search(run: Run, threads: int) -> None:
     how = ["--method", run.method, *share, *OPTIONS[run.method]]
     if run.method == "dnis":
         how += TRAINED_ONCE if run.seed == 1 and run.model == MODELS[0] else TRAINED
-    how += FURTHER.get(run.model, [])
     command = [sys.executable, "-m", "recemb", "search", *where, *how]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

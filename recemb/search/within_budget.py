@@ -43,29 +43,21 @@ def _over_ranks(worth_SD: Tensor) -> Tensor:
 def by_shared_rank(tables: Mapping[str, Searched]) -> dict[str, Tensor]:
     """Return a block's mean square over the square of a dimension's rank in all tables: (S, D).
 
-    So all blocks keep the first dimensions of one order, larger blocks' elements more of them.
-    Where vectors of two tables are multiplied, as in matrix factorisation, a dimension that the one
-    keeps is of no use unless the other keeps it too. The order is that of the mean squares that
-    samples read.
-
-    Raises:
-        RecembError: If the tables have several dimensions.
+    So all blocks keep the first dimensions of one order, those with larger elements more of them.
+    Where vectors of two tables are multiplied, as in matrix factorisation and in factorisation
+    machines, a dimension that the one keeps is of no use unless the other keeps it too. The order
+    is that of the mean squares that samples read, over all tables of the same dim.
     """
-    dims = {one.config.dim for one in tables.values()}
-    if len(dims) > 1:
-        raise RecembError(
-            f"search: the score 'shared' needs tables of one dim, got {sorted(dims)}; use another "
-            "--score"
-        )
-    read_D = torch.stack(
-        [
-            (one.rows_VD.square() * one.counts_V.unsqueeze(1)).sum(0) / one.counts_V.sum()
-            for one in tables.values()
-        ]
-    ).sum(0)
-    rank_D = read_D.argsort(descending=True, stable=True).argsort() + 1
+    read: dict[int, Tensor] = {}
+    for one in tables.values():
+        reads = one.counts_V.sum().clamp(min=1)
+        read_D = (one.rows_VD.square() * one.counts_V.unsqueeze(1)).sum(0) / reads
+        read[one.config.dim] = read.get(one.config.dim, torch.zeros_like(read_D)) + read_D
+    rank = {
+        dim: own.argsort(descending=True, stable=True).argsort() + 1 for dim, own in read.items()
+    }
     return {
-        name: by_magnitude(one).mean(1, keepdim=True) / rank_D.square()
+        name: by_magnitude(one).mean(1, keepdim=True) / rank[one.config.dim].square()
         for name, one in tables.items()
     }
 

@@ -111,10 +111,11 @@ def test_a_shared_rank_lets_all_blocks_keep_the_first_of_one_order() -> None:
     assert keep == {"t": [[1], [1]]}
 
 
-def test_a_shared_rank_needs_one_dim() -> None:
-    module = supernet()
-    with pytest.raises(RecembError, match=r"^search: the score 'shared' needs tables of one dim"):
-        by_shared_rank(gated_tables(module))
+def test_tables_of_another_dim_have_an_order_of_their_own() -> None:
+    searched = gated_tables(supernet())
+    together = by_shared_rank(searched)
+    for name, one in searched.items():
+        torch.testing.assert_close(together[name], by_shared_rank({name: one})[name])
 
 
 def gated_rows(rows_VD: Tensor, ends: list[int]) -> Embeddings:

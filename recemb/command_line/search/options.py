@@ -81,7 +81,7 @@ def parse(arguments: list[str], about: str | None) -> argparse.Namespace:
     parser.add_argument(
         "--score",
         choices=SCORES,
-        default="ranked",
+        default="shared",
         help="what a dimension of a block is worth to the dense form: the mean square of its "
         "elements (magnitude), the same weighted by how often ids are read (reads), the first "
         "over the square of its rank in its block (ranked); or the block's over the square of the "
