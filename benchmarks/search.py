@@ -8,11 +8,11 @@ per model.
 
 The protocol is that of ``configs/<model>/movielens1m.yaml`` with tables of dimension 64 for every
 feature, batches of 4,096, at most 30 epochs, and rows at a learning rate of 0.003: of .001, .003
-and .01 the one at which the plain tables are best on validation (seed 1). Every line has the same.
-So was the score of dnis (``shared``). Epochs are chosen by validation AUC, test is read once per training; searches see neither. Random
-selections and the sparse form of dnis, which take time, are trained once, for DeepFM. What
-does not depend on the budget is trained once per model and seed: the plain tables, and the
-supernets of dnis and optembed.
+and .01 the one at which the plain tables are best on validation (seed 1). The score of dnis was
+chosen on validation too (seed 1). Every line has the same settings. Epochs are chosen by
+validation AUC, test is read once per training; searches see neither. Random selections and the
+sparse form of dnis, which take time, are trained once, for DeepFM. What does not depend on the
+budget is trained once per model and seed: the plain tables, and the supernets of dnis and optembed.
 
 DIN and matrix factorisation, the tasks of the paper of DNIS, are searched as their configurations
 are, by dnis alone.
