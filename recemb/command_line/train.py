@@ -280,6 +280,8 @@ class TrainingCLI(LightningCLI):
         callbacks = config.get("callbacks") or []
         callbacks = list(callbacks if isinstance(callbacks, list) else [callbacks])
         monitor = monitor_of(self.model) if _has_validation(self.datamodule) else None
+        if monitor is None:
+            config["limit_val_batches"] = 0
         self.best = BestCheckpoint(folder / "checkpoints", monitor)
         header = Header(self.plain, self.datamodule.schema)
         config["callbacks"] = [*callbacks, self.throughput, header]
