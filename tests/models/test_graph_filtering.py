@@ -272,6 +272,24 @@ def test_tastes_are_found_and_the_best_epoch_is_kept(config: Path, tmp_path: Pat
     assert metrics["val/recall@10"] == pytest.approx(by_epoch.max(), rel=1e-4)
     checkpoint = str(tmp_path / "run/checkpoints/best.ckpt")
     assert main(["export", checkpoint, "--run", str(tmp_path / "exported")]) == 0
+    # From the command line, users get what the program says, by all items or by an index.
+    asked = ["recommend", checkpoint, "--users", "3", "70", "999", "--count", "5"]
+    assert main([*asked, "--run", str(tmp_path / "all")]) == 0
+    rows = pl.read_parquet(tmp_path / "all/recommendations.parquet")
+    program = torch.jit.load(tmp_path / "exported/model.pt")
+    items, _ = program({"user": torch.tensor([3, 70, 999])})
+    assert rows["user"].to_list() == [name for name in ("3", "70", "999") for _ in range(5)]
+    assert rows["item"].to_list() == items[:, :5].flatten().tolist()
+    pytest.importorskip("faiss")
+    index = ["index", checkpoint, "--kind", "hnsw", "--output", str(tmp_path / "index")]
+    assert main([*index, "--count", "10", "--run", str(tmp_path / "indexed")]) == 0
+    recall = json.loads((tmp_path / "indexed/results.json").read_text())["recall"]
+    assert [one["selectivity"] for one in recall] == [1.0, 0.3, 0.1, 0.03, 0.01]
+    assert min(one["recall"] for one in recall) > 0.9
+    by_index = ["--index", str(tmp_path / "index"), "--run", str(tmp_path / "found")]
+    assert main([*asked, *by_index]) == 0
+    again = pl.read_parquet(tmp_path / "found/recommendations.parquet")
+    assert again["item"].to_list() == rows["item"].to_list()
 
 
 def test_training_on_all_keeps_its_last_epoch(config: Path, tmp_path: Path) -> None:
