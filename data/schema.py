@@ -74,7 +74,7 @@ def build_schema(
     return Schema(
         columns=described,
         dense=_scales(file, columns),
-        vocabularies={**vocabularies, **{name: one for name, (one, _) in found.items()}},
+        vocabularies=vocabularies | {one.name: one for one, _ in found.values()},
         attributes={name: one for name, (_, one) in found.items()},
     )
 
@@ -202,7 +202,8 @@ def read_attributes(
     """Return, per attribute, the vocabulary of its values and the values of each owner.
 
     An attribute's values are ranked by the training counts of the owners that have them, so their
-    numbering too is by falling training frequency.
+    numbering too is by falling training frequency; or they are ids of a column whose vocabulary the
+    attribute shares.
 
     Raises:
         RecembError: If the key has no vocabulary, is not distinct, or a value is wrong.
@@ -225,11 +226,24 @@ def read_attributes(
         owner_M = owner.lookup(_keys(frame[in_file], owner.is_text))
         for name, column in named.items():
             in_file = column.column or name
-            found[name] = _attribute(name, column, frame[in_file], owner_M, owner)
+            shared = _shared(name, column, vocabularies)
+            found[name] = _attribute(name, column, frame[in_file], owner_M, owner, shared)
     except ValueAtError as error:
         row = "" if error.place is None else f", row {error.place}"
         raise RecembError(f"{file.path}: column {in_file!r}{row}: {error.rule}") from None
     return found
+
+
+def _shared(name: str, column: IdColumn, vocabularies: dict[str, Vocabulary]) -> Vocabulary | None:
+    """Return the vocabulary of a column that an attribute says it shares, or None."""
+    if column.vocabulary is None:
+        return None
+    if column.vocabulary not in vocabularies:
+        raise RecembError(
+            f"attribute {name!r}: vocabulary {column.vocabulary!r} is not a column with a "
+            f"vocabulary, which are {sorted(vocabularies)}"
+        )
+    return vocabularies[column.vocabulary]
 
 
 def _keys(keys: pl.Series, text: bool) -> torch.Tensor:
@@ -241,20 +255,31 @@ def _keys(keys: pl.Series, text: bool) -> torch.Tensor:
 
 
 def _attribute(
-    name: str, column: IdColumn, values: pl.Series, owner_M: torch.Tensor, owner: Vocabulary
+    name: str,
+    column: IdColumn,
+    values: pl.Series,
+    owner_M: torch.Tensor,
+    owner: Vocabulary,
+    shared: Vocabulary | None,
 ) -> tuple[Vocabulary, Attribute]:
     """Return one attribute; ``owner_M`` holds the owner's index of each row of the file."""
     is_list = isinstance(column, ListColumn)
     values, raw, lengths_M = _attribute_ids(column, values)
     known_M = (owner_M >= 0) & (owner_M < owner.num_known)
-    weight_M = torch.where(known_M, owner.counts_V[owner_M.clamp(0, owner.num_known - 1)], 0)
-    # An owner that only other files have is seen too, though training never counted it.
-    seen_M = torch.where(known_M, weight_M.clamp(min=1), 0)
-    weight_N, seen_N = torch.stack([weight_M, seen_M]).repeat_interleave(lengths_M, 1).numpy()
-    distinct = values.cast(pl.String) if is_text(values.dtype) else raw
-    counts = pl.DataFrame({"value": distinct, "count": weight_N, "seen": seen_N})
-    counts = counts.drop_nulls().group_by("value").agg(pl.col("count", "seen").sum())
-    vocabulary = build_vocabulary(name, counts, column.vocabulary_config)
+    vocabulary = shared
+    if vocabulary is None:
+        weight_M = torch.where(known_M, owner.counts_V[owner_M.clamp(0, owner.num_known - 1)], 0)
+        # An owner that only other files have is seen too, though training never counted it.
+        seen_M = torch.where(known_M, weight_M.clamp(min=1), 0)
+        weight_N, seen_N = torch.stack([weight_M, seen_M]).repeat_interleave(lengths_M, 1).numpy()
+        distinct = values.cast(pl.String) if is_text(values.dtype) else raw
+        counts = pl.DataFrame({"value": distinct, "count": weight_N, "seen": seen_N})
+        counts = counts.drop_nulls().group_by("value").agg(pl.col("count", "seen").sum())
+        vocabulary = build_vocabulary(name, counts, column.vocabulary_config)
+    elif vocabulary.is_text != is_text(values.dtype):
+        raise ValueAtError(
+            f"ids must be as those of {vocabulary.name!r}, whose vocabulary it shares"
+        )
     index_N = vocabulary.lookup(as_tensor(raw.fill_null(MISSING)))
     if bool((index_N < 0).any()):
         place = int((index_N < 0).int().argmax())
@@ -276,7 +301,7 @@ def _attribute(
             "'own'"
         )
     own = bags.take(row_V)
-    return vocabulary, Attribute(owner.name, name, is_list, own.values, own.offsets)
+    return vocabulary, Attribute(owner.name, vocabulary.name, is_list, own.values, own.offsets)
 
 
 def _attribute_ids(

@@ -40,7 +40,7 @@ class Tabular(LightningDataModule):
         dense: Columns of numbers, by feature name.
         attributes: What is known of the ids of one column.
         train: Training file (parquet or CSV), in ``folder``.
-        validation: Validation file.
+        validation: Validation file; None: there is none, and training keeps its last epoch.
         test: Test file.
         label_type: ``click`` for a label of 0 or 1, ``number`` for one such as a rating.
         known_from: Stages whose ids are known, ``train`` among them. Counts, and so the numbering,
@@ -66,7 +66,7 @@ class Tabular(LightningDataModule):
         dense: dict[str, NumberColumn] | None = None,
         attributes: AttributeFile | None = None,
         train: str = "train.parquet",
-        validation: str = "validation.parquet",
+        validation: str | None = "validation.parquet",
         test: str = "test.parquet",
         label_type: LabelType = "click",
         known_from: tuple[Stage, ...] = ("train",),
@@ -85,6 +85,8 @@ class Tabular(LightningDataModule):
                 f"data: known_from must be 'train' and any of 'validation' and 'test', got "
                 f"{list(known_from)}"
             )
+        if validation is None and "validation" in known_from:
+            raise RecembError("data: known_from names 'validation', of which there is no file")
         self.known_from = known_from
         self.folder = Path(folder).expanduser()
         self.columns = Columns(
@@ -95,7 +97,8 @@ class Tabular(LightningDataModule):
             dense=dense or {},
         )
         self.attributes = attributes
-        self.paths: dict[str, str] = dict(zip(STAGES, (train, validation, test), strict=True))
+        named = zip(STAGES, (train, validation, test), strict=True)
+        self.paths: dict[str, str] = {stage: path for stage, path in named if path is not None}
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.shuffle_rows = shuffle_rows
@@ -120,6 +123,11 @@ class Tabular(LightningDataModule):
     def file(self, stage: str) -> TableFile:
         """Return the file of ``train``, ``validation`` or ``test``."""
         return TableFile(self.folder / self.paths[stage])
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether epochs can be compared: by a file, or by training rows that are held out."""
+        return "validation" in self.paths or self.held_out > 0
 
     def hold_out(self, share: float) -> None:
         """Validate on a share of the training rows, and train on the others.
@@ -152,6 +160,8 @@ class Tabular(LightningDataModule):
         Beside those of files there is ``search``: the rows that are held out, in the batches and
         the changing order of training.
         """
+        if stage == "validation" and not self.has_validation:
+            raise RecembError("data: there is no validation; all of its rows are for training")
         if stage not in self._loaders:
             source, chosen = self._source(stage)
             file = self.file(source)
@@ -184,7 +194,8 @@ class Tabular(LightningDataModule):
         """Open and check every file that ``stage`` will need, before anything is trained."""
         needed = {"fit": STAGES, "validate": ("validation",), "test": ("test",)}
         for name in needed.get(stage, ("test",)):
-            if not (self.held_out and name == "test"):
+            is_there = self.has_validation if name == "validation" else name in self.paths
+            if is_there and not (self.held_out and name == "test"):
                 self.loader(name)
 
     def train_dataloader(self) -> Loader:
@@ -201,9 +212,9 @@ class Tabular(LightningDataModule):
             raise RecembError("data: no training rows are held out; call hold_out first")
         return self.loader("search")
 
-    def val_dataloader(self) -> Loader:
-        """Return validation batches in the order of the file."""
-        return self.loader("validation")
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """Return validation batches in the order of the file; no loader where there are none."""
+        return self.loader("validation") if self.has_validation else []
 
     def test_dataloader(self) -> Loader:
         """Return test batches in the order of the file."""

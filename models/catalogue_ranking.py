@@ -1,9 +1,10 @@
-"""Catalogue ranking: where an item stands among all items, without a score of every pair at once.
+"""Catalogue ranking: which items are the best of all, without a score of every pair at once.
 
-A catalogue is scored in tiles of some queries and some items. Of a tile only counts are kept: how
-many items stand before the one that came. So memory is one tile, however many users and items.
+A catalogue is scored in tiles of some queries and some items. Of a tile is kept how many items
+stand before the one that came, or, where a query has several right answers, its best items. So
+memory is one tile, however many users and items.
 
-Shapes: B queries, V items, D elements of a vector, E excluded pairs, K metrics.
+Shapes: B queries, V items, D elements of a vector, E excluded pairs, K best items, M metrics.
 """
 
 from collections.abc import Callable, Sequence
@@ -94,13 +95,49 @@ def _ranks(
     return torch.where(known_B, before_B + 1, num_items + 1)
 
 
+def best_items(
+    query_BD: Tensor,
+    score: Score,
+    num_items: int,
+    count: int,
+    excluded: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the best items of each query, as indices, and their scores: (B, K) each.
+
+    Where a query has fewer items to choose from, the last scores are minus infinity.
+
+    Args:
+        query_BD: Queries, so many that their scores for :data:`TILE_ITEMS` items fit in memory.
+        score: Scores a slice of the catalogue.
+        num_items: V.
+        count: K, at most V.
+        excluded: Query numbers and item indices of pairs that are left out.
+    """
+    parts = []
+    for first in range(0, num_items, TILE_ITEMS):
+        last = min(first + TILE_ITEMS, num_items)
+        scores_BT = score(query_BD, slice(first, last))
+        if excluded is not None:
+            row_E, item_E = excluded
+            inside = (item_E >= first) & (item_E < last)
+            place = (row_E[inside], item_E[inside] - first)
+            scores_BT = scores_BT.index_put_(place, scores_BT.new_tensor(-torch.inf))
+        found = scores_BT.topk(min(count, last - first), 1)
+        parts.append((found.indices + first, found.values))
+    if len(parts) == 1:
+        return parts[0]
+    items = torch.cat([items_BK for items_BK, _ in parts], 1)
+    found = torch.cat([scores_BK for _, scores_BK in parts], 1).topk(count, 1)
+    return items.gather(1, found.indices), found.values
+
+
 def metric_names(cutoffs: Sequence[int]) -> list[str]:
     """Return the names of what :func:`metrics` returns, in its order."""
     return [f"{name}@{k}" for k in cutoffs for name in ("hr", "recall", "ndcg", "mrr")]
 
 
 def metrics(rank_B: Tensor, cutoffs: Sequence[int]) -> Tensor:
-    """Return the metrics of each prediction at each cutoff: (B, K) float64.
+    """Return the metrics of each prediction at each cutoff: (B, M) float64.
 
     With one right item, recall is the hit rate, NDCG is 1 / log2(1 + rank) and MRR is 1 / rank, all
     of them 0 below the cutoff.
@@ -110,4 +147,37 @@ def metrics(rank_B: Tensor, cutoffs: Sequence[int]) -> Tensor:
     for k in cutoffs:
         hit_B = (rank_B <= k).to(torch.float64)
         columns += [hit_B, hit_B, hit_B / torch.log2(1 + rank_B), hit_B / rank_B]
+    return torch.stack(columns, 1)
+
+
+def set_metrics(is_hit_BK: Tensor, num_right_B: Tensor, cutoffs: Sequence[int]) -> Tensor:
+    """Return the metrics of queries with several right items, as :func:`metric_names` names them.
+
+    At a cutoff k, recall is the share of the right items that are among the first k; the hit rate
+    is whether any is; NDCG is the sum of 1 / log2(1 + rank) over those that are, as a share of what
+    it would be with right items first; MRR is 1 / rank of the first of them.
+
+    Args:
+        is_hit_BK: Which of the best items, best first, are right; K at least the largest cutoff, or
+            all items.
+        num_right_B: Right items of each query, at least 1.
+        cutoffs: The k.
+
+    Returns:
+        (B, M) float64.
+    """
+    hit_BK = is_hit_BK.to(torch.float64)
+    rank_K = torch.arange(1, hit_BK.shape[1] + 1, device=hit_BK.device, dtype=torch.float64)
+    gain_K = 1 / torch.log2(1 + rank_K)
+    ideal_K = gain_K.cumsum(0)
+    columns = []
+    for k in cutoffs:
+        own_BK = hit_BK[:, :k]
+        best_B = ideal_K[num_right_B.clamp(max=own_BK.shape[1]) - 1]
+        columns += [
+            own_BK.amax(1),
+            own_BK.sum(1) / num_right_B,
+            (own_BK * gain_K[:k]).sum(1) / best_B,
+            (own_BK / rank_K[:k]).amax(1),
+        ]
     return torch.stack(columns, 1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from torch import nn
 
 from data.batch import Batch
 from recemb import processes
@@ -113,4 +114,6 @@ class EmbeddingTask(LightningModule):
         """Return Adam over everything but the rows, which have an optimizer of their own."""
         rows = {id(parameter) for parameter in self.embeddings.rows.parameters()}
         dense = [parameter for parameter in self.parameters() if id(parameter) not in rows]
-        return torch.optim.Adam(dense, lr=self.learning_rate)
+        # A model of rows alone has none; an optimizer, by which steps are counted, must have one.
+        nothing = nn.Parameter(torch.empty(0, device=self.device))
+        return torch.optim.Adam(dense or [nothing], lr=self.learning_rate)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.batch import Batch
-from models.catalogue_ranking import metric_names, metrics, ranks
+from models.catalogue_ranking import best_items, metric_names, metrics, ranks
 from models.codebook_logits import CodebookLogits
 from models.embedding_task import EmbeddingTask
 from models.feature_task import common_dim
@@ -41,6 +41,7 @@ from recemb.jagged import Ids, Jagged, bag_of_each, position_of_each, split_keye
 from recemb.monitor import Monitor
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
+from recemb.serving.next_item import raw_of_index
 from recemb.tables.registry import AnyTable
 
 ITEM, HISTORY = "item", "history"
@@ -302,6 +303,11 @@ class SessionTransformer(EmbeddingTask):
         vectors_CD, output_CD = self.embed(self.described(ids_C), ids_C)
         return vectors_CD if output_CD is None else output_CD
 
+    def item_vectors(self) -> Tensor:
+        """Return the output vectors of all items: (V, D)."""
+        every_V = torch.arange(self.num_items, device=self.device)
+        return torch.cat([self.outputs(ids_C) for ids_C in every_V.split(PART)])
+
     # Sequences
 
     def forward(self, history: Jagged) -> Tensor:
@@ -340,20 +346,10 @@ class SessionTransformer(EmbeddingTask):
         query_BD = self(history)
         if self.codebook is not None and self.is_final():
             return self._best_of_codes(self.codebook, query_BD, history, count)
-        row_N, item_N = bag_of_each(history.lengths), history.values
-        parts = []
-        for first in range(0, self.num_items, PART):
-            last = min(first + PART, self.num_items)
-            scores_BC = self.scores(query_BD, slice(first, last))
-            if self.evaluation.exclude_history:
-                inside = (item_N >= first) & (item_N < last)
-                place = (row_N[inside], item_N[inside] - first)
-                scores_BC = scores_BC.index_put(place, scores_BC.new_tensor(-torch.inf))
-            found = scores_BC.topk(min(count, last - first), 1)
-            parts.append((found.indices + first, found.values))
-        items = torch.cat([items_BK for items_BK, _ in parts], 1)
-        found = torch.cat([scores_BK for _, scores_BK in parts], 1).topk(count, 1)
-        return items.gather(1, found.indices), found.values
+        excluded = None
+        if self.evaluation.exclude_history:
+            excluded = (bag_of_each(history.lengths), history.values)
+        return best_items(query_BD, self.scores, self.num_items, count, excluded)
 
     def _best_of_codes(
         self, codebook: CodebookLogits, query_BD: Tensor, history: Jagged, count: int
@@ -492,8 +488,7 @@ class SessionTransformer(EmbeddingTask):
         self._start()
 
     def _start(self) -> None:
-        every_V = torch.arange(self.num_items, device=self.device)
-        self._catalogue_VD = torch.cat([self.outputs(ids_C) for ids_C in every_V.split(PART)])
+        self._catalogue_VD = self.item_vectors()
         self._sums = []
 
     def validation_step(self, batch: Batch) -> None:
@@ -507,9 +502,7 @@ class SessionTransformer(EmbeddingTask):
     def predict_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return the best items of each row as raw ids, and their scores."""
         items_BK, scores_BK = self.best(columns_of(batch)[0], NUM_PREDICTED)
-        vocabulary = self.schema.vocabularies[ITEM]
-        raw_V = torch.empty_like(vocabulary.keys_V)
-        raw_V[vocabulary.index_V] = vocabulary.keys_V
+        raw_V = raw_of_index(self.schema.vocabularies[ITEM])
         return {"items": raw_V.to(items_BK.device)[items_BK], "scores": scores_BK}
 
     def on_predict_epoch_end(self) -> None:

@@ -24,16 +24,17 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         folder: Where checkpoints go.
-        monitor: What is best.
+        monitor: What is best; None where there is no validation: the last epoch is kept.
     """
 
-    def __init__(self, folder: Path, monitor: Monitor = AUC) -> None:
+    def __init__(self, folder: Path, monitor: Monitor | None = AUC) -> None:
         super().__init__(
             dirpath=str(folder),
             filename="best",
-            monitor=monitor.name,
-            mode=monitor.mode,
+            monitor=monitor.name if monitor else None,
+            mode=monitor.mode if monitor else "max",
             save_last=True,
+            save_on_train_epoch_end=None if monitor else True,
             enable_version_counter=False,
         )
 

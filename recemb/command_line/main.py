@@ -22,6 +22,8 @@ USAGE = """usage: python -m recemb VERB [options]
   search     learn which dimensions are worth their bytes, and train what is found
   compress   write a checkpoint with smaller tables, and measure what that costs
   export     write a checkpoint's model as TorchScript that needs only torch
+  index      write an index of a checkpoint's item vectors, and measure what it finds
+  recommend  write the best items of some users
   show       print what a run folder holds
   kinds      print the kinds of tables
 
@@ -88,6 +90,18 @@ def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
         _quiet()
         run(rest)
 
+    def index(verb: str, rest: list[str]) -> None:
+        from recemb.command_line.index import run
+
+        _quiet()
+        run(rest)
+
+    def recommend(verb: str, rest: list[str]) -> None:
+        from recemb.command_line.recommend import run
+
+        _quiet()
+        run(rest)
+
     def show(verb: str, rest: list[str]) -> None:
         from recemb.command_line.show import run
 
@@ -100,7 +114,8 @@ def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
 
     training = dict.fromkeys(("fit", "validate", "test", "predict"), train)
     written = {"plan": plan, "search": search, "compress": compress, "export": export}
-    return {**training, **written, "show": show, "kinds": kinds}
+    found = {"index": index, "recommend": recommend}
+    return {**training, **written, **found, "show": show, "kinds": kinds}
 
 
 def _quiet() -> None:

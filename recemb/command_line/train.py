@@ -279,7 +279,10 @@ class TrainingCLI(LightningCLI):
             )
         callbacks = config.get("callbacks") or []
         callbacks = list(callbacks if isinstance(callbacks, list) else [callbacks])
-        self.best = BestCheckpoint(folder / "checkpoints", monitor_of(self.model))
+        monitor = monitor_of(self.model) if _has_validation(self.datamodule) else None
+        if monitor is None:
+            config["limit_val_batches"] = 0
+        self.best = BestCheckpoint(folder / "checkpoints", monitor)
         header = Header(self.plain, self.datamodule.schema)
         config["callbacks"] = [*callbacks, self.throughput, header]
         if self.is_sharded:
@@ -340,7 +343,10 @@ def _run(cli: TrainingCLI, started: float) -> None:
 
 
 def _fit(cli: TrainingCLI) -> dict[str, Any]:
-    """Train, restore the best checkpoint by the validation metric, test it once."""
+    """Train, restore the best checkpoint by the validation metric, test it once.
+
+    Where the data has no validation, the last epoch's is tested.
+    """
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     resumed = cli.config.ckpt_path
     if cli.checkpoint is not None and is_compressed(cli.checkpoint):
@@ -360,7 +366,9 @@ def _fit(cli: TrainingCLI) -> dict[str, Any]:
     rate = cli.throughput.samples_per_s
     # The weights only: the checkpoint's loop state belongs to the training that is over.
     load_module(Path(best), cli.read_checkpoint(Path(best)), model)
-    metrics = _metrics(trainer.validate(model, datamodule=data, verbose=False))
+    metrics = {}
+    if _has_validation(data):
+        metrics = _metrics(trainer.validate(model, datamodule=data, verbose=False))
     metrics |= _metrics(trainer.test(model, datamodule=data, verbose=False))
     body: dict[str, Any] = {
         **started,
@@ -413,6 +421,11 @@ def _predict(cli: TrainingCLI) -> dict[str, Any]:
     with whole_file(path) as temporary:
         predictions.write_parquet(temporary)
     return {"checkpoint": cli.config.ckpt_path, "predictions": str(path), "rows": len(predictions)}
+
+
+def _has_validation(data: Any) -> bool:
+    """Return whether epochs can be compared; a data module that does not say so has validation."""
+    return bool(getattr(data, "has_validation", True))
 
 
 def _metrics(found: Any) -> dict[str, float]:

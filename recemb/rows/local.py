@@ -77,6 +77,8 @@ class Learning(NamedTuple):
 
 def sum_duplicates(rows_T: Tensor, grads_TD: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distinct rows, ascending, and the sum of each one's gradients: (U,), (U, D)."""
+    if bool((rows_T.diff() > 0).all()):
+        return rows_T, grads_TD  # such as a whole table, read in its order
     rows_U, place_T = torch.unique(rows_T, return_inverse=True)
     sums_UD = grads_TD.new_zeros(rows_U.shape[0], grads_TD.shape[1])
     return rows_U, sums_UD.index_add_(0, place_T, grads_TD)
@@ -179,11 +181,16 @@ class LocalRowsStore(RowsStore):
             if taken is None:
                 continue
             rows_U, grads_UD, reads = taken
-            touched = {key: values.index_select(0, rows_U) for key, values in block.state.items()}
+            # Distinct and as many as there are: all rows in order, whose state need not be copied.
+            is_whole = len(rows_U) == block.flat.num_rows
+            touched = block.state
+            if not is_whole:
+                touched = {key: all_.index_select(0, rows_U) for key, all_ in block.state.items()}
             old_UD = block.flat.select(rows_U)
             new_UD = self.optimizer.update(old_UD, grads_UD, touched, self.num_steps)
-            for key, values in block.state.items():
-                values.index_copy_(0, rows_U, touched[key])
+            if not is_whole:
+                for key, values in block.state.items():
+                    values.index_copy_(0, rows_U, touched[key])
             if not isinstance(block.flat, LearnedStepFlat):
                 block.flat.write(rows_U, new_UD)
             elif is_reevaluated:

@@ -15,27 +15,33 @@ from recemb.schema import Schema
 from recemb.serving.next_item import NextItemProgram
 from recemb.serving.parity import Case, check_parity, make_request
 from recemb.serving.program import ServedProgram
+from recemb.serving.recommend import RecommendProgram
 
 DESCRIPTION = "inputs.json"
 """The extra file inside the exported one that says what the inputs are."""
 
 
-def served_program(model: nn.Module) -> ServedProgram | NextItemProgram:
+AnyProgram = ServedProgram | NextItemProgram | RecommendProgram
+
+
+def served_program(model: nn.Module) -> AnyProgram:
     """Return what is served of a model, which is put into evaluation mode."""
+    if hasattr(model, "recommend"):
+        return RecommendProgram(model)
     return NextItemProgram(model) if hasattr(model, "best") else ServedProgram(model)
 
 
-def trace(program: ServedProgram | NextItemProgram) -> torch.jit.ScriptModule:
+def trace(program: AnyProgram) -> torch.jit.ScriptModule:
     """Return the program as TorchScript.
 
     Tracing records tensor operations. A size that Python turned into a number would be frozen into
     the program and be wrong for every other request, so the tracer's warning of it is an error.
     """
-    if isinstance(program, NextItemProgram):
-        example = program.example()
-    else:
+    if isinstance(program, ServedProgram):
         generator = torch.Generator().manual_seed(0)
         example = make_request(program.schema, Case("example", 3), generator).raw
+    else:
+        example = program.example()
     with warnings.catch_warnings():
         warnings.simplefilter("error", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -78,17 +84,17 @@ def export(model: nn.Module, schema: Schema, output: Path) -> dict[str, object]:
     """
     program = served_program(model.requires_grad_(False))
     buffer = io.BytesIO()
-    inputs = program.describe() if isinstance(program, NextItemProgram) else describe(schema)
+    inputs = describe(schema) if isinstance(program, ServedProgram) else program.describe()
     with torch.no_grad():
         traced = trace(program)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(traced, buffer, _extra_files={DESCRIPTION: json.dumps(inputs, indent=1)})
         loaded = torch.jit.load(io.BytesIO(buffer.getvalue()))
-    if isinstance(program, NextItemProgram):
-        parity = program.check_parity(loaded, model.eval())
-    else:
+    if isinstance(program, ServedProgram):
         parity = check_parity(loaded, model.eval(), schema)
+    else:
+        parity = program.check_parity(loaded, model.eval())
     try:
         with whole_file(output) as temporary:
             temporary.write_bytes(buffer.getvalue())

@@ -32,6 +32,7 @@ from recemb.jagged import Ids, Jagged
 from recemb.schema import Schema
 from recemb.serving.parity import index_of
 from recemb.serving.program import SIZE, Program
+from recemb.vocabulary import Vocabulary
 
 ITEM, HISTORY, CANDIDATE = "item", "history", "candidate."
 NUM_BEST = 100
@@ -98,10 +99,7 @@ class NextItemProgram(Program):
         """Keep how the model finds items."""
         self._model = (cast(NextItemModel, model),)  # in a tuple, lest it become a part once more
         if not self.by_attributes:
-            vocabulary = self.schema.vocabularies[ITEM]
-            raw_V = torch.empty_like(vocabulary.keys_V)
-            raw_V[vocabulary.index_V] = vocabulary.keys_V
-            self.register_buffer("raw_V", raw_V)
+            self.register_buffer("raw_V", raw_of_index(self.schema.vocabularies[ITEM]))
 
     def _inputs(self) -> list[str]:
         return self.names if self.by_attributes else [ITEM]
@@ -233,23 +231,44 @@ class NextItemProgram(Program):
             wanted = query_BD @ candidate_CD.t()
             return float((answer - wanted).abs().max() / wanted.abs().max().clamp(min=1))
         history = Jagged(cast(Tensor, asked.items[ITEM]), asked.sizes_B)
-        raw_BK, scores_BK = answer
-        wanted_BK, wanted_scores_BK = model.best(history, NUM_BEST)
-        # Minus infinity stands for no item, in the same places.
-        is_item_BK = wanted_scores_BK > -torch.inf
-        if not torch.equal(scores_BK > -torch.inf, is_item_BK):
-            return float("inf")
-        wanted = wanted_scores_BK.masked_fill(~is_item_BK, 0.0)
-        scale = wanted.abs().max().clamp(min=1)
-        difference = float((scores_BK.masked_fill(~is_item_BK, 0.0) - wanted).abs().max() / scale)
-        # Items whose scores differ by no more than rounding may have changed places.
-        keys = self.schema.vocabularies[ITEM]
-        index = dict(zip(keys.keys_V.tolist(), keys.index_V.tolist(), strict=True))
-        for b in range(min(20, len(wanted))):
-            known = is_item_BK[b]
-            score_of = dict(zip(wanted_BK[b][known].tolist(), wanted[b][known], strict=True))
-            for raw, score in zip(raw_BK[b][known].tolist(), wanted[b][known], strict=True):
-                # An item below the last of the list may have come into it.
-                other = score_of.get(index[raw], wanted[b][known][-1])
-                difference = max(difference, float((score - other).abs() / scale))
-        return difference
+        return list_difference(
+            answer, model.best(history, NUM_BEST), self.schema.vocabularies[ITEM]
+        )
+
+
+def raw_of_index(vocabulary: Vocabulary) -> Tensor:
+    """Return the raw id of each known index: (V,)."""
+    raw_V = torch.empty_like(vocabulary.keys_V)
+    raw_V[vocabulary.index_V] = vocabulary.keys_V
+    return raw_V
+
+
+def list_difference(
+    answer: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], vocabulary: Vocabulary
+) -> float:
+    """Return the largest difference of a score in lists of best items, as a share of the largest.
+
+    Args:
+        answer: Raw items and scores, of a program: (B, K) each.
+        own: Indices of items and scores, of its model.
+        vocabulary: Of the items.
+    """
+    raw_BK, scores_BK = answer
+    wanted_BK, wanted_scores_BK = own
+    # Minus infinity stands for no item, in the same places.
+    is_item_BK = wanted_scores_BK > -torch.inf
+    if not torch.equal(scores_BK > -torch.inf, is_item_BK):
+        return float("inf")
+    wanted = wanted_scores_BK.masked_fill(~is_item_BK, 0.0)
+    scale = wanted.abs().max().clamp(min=1)
+    difference = float((scores_BK.masked_fill(~is_item_BK, 0.0) - wanted).abs().max() / scale)
+    # Items whose scores differ by no more than rounding may have changed places.
+    index = dict(zip(vocabulary.keys_V.tolist(), vocabulary.index_V.tolist(), strict=True))
+    for b in range(min(20, len(wanted))):
+        known = is_item_BK[b]
+        score_of = dict(zip(wanted_BK[b][known].tolist(), wanted[b][known], strict=True))
+        for raw, score in zip(raw_BK[b][known].tolist(), wanted[b][known], strict=True):
+            # An item below the last of the list may have come into it.
+            other = score_of.get(index[raw], wanted[b][known][-1])
+            difference = max(difference, float((score - other).abs() / scale))
+    return difference

@@ -1,0 +1,297 @@
+"""NGCF, LightGCN and matrix factorisation on Gowalla; what a product and an epoch cost.
+
+Run ``python benchmarks/ngcf.py`` from the root with ``RECEMB_DATA`` set. In this order:
+
+1. Baselines that need no training, on validation and on the test: popularity, and FastRP, whose
+   settings are chosen on validation.
+2. Per model, a training for each of its settings below, on training pairs without validation. The
+   epoch is the best by validation recall@20, and so are the settings.
+3. Per model and seed, one training with these on all of training, for so many epochs, tested once.
+
+Every training is a ``python -m recemb fit`` that can be repeated by hand, with ``--resume``: stop
+it and go on when you like; what is finished is not run again. The trainings of step 2 end with a
+reading of the test file, as every fit does; no choice looks at it, and it is in no table. Results
+go to ``benchmarks/ngcf/``: ``results.md`` and ``results.json``.
+
+``--products`` times one propagation of all nodes by ``embedding_bag``, CSR and COO.
+``--epoch MODEL`` profiles an epoch's first steps and says what an epoch takes.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTPUT = ROOT / "benchmarks" / "ngcf"
+sys.path.insert(0, str(ROOT))
+MODEL = "--model.init_args"
+RATE, L2 = f"{MODEL}.rows_optimizer.learning_rate", f"{MODEL}.training.l2"
+SETTINGS: dict[str, dict[str, list[str]]] = {
+    "mf": {RATE: ["0.001", "0.003"], L2: ["0.0003", "0.001", "0.003"]},
+    "lightgcn": {RATE: ["0.001", "0.003"], L2: ["0.00003", "0.0001", "0.0003"]},
+    "ngcf": {RATE: ["0.0005", "0.001"], L2: ["0.00001", "0.0001", "0.001"]},
+}
+"""Per model, the options that are tried, all with all."""
+BARS = {"mf": (0.1550, None), "lightgcn": (0.1820, 0.1547), "ngcf": (0.1570, 0.1327)}
+"""Recall@20 and NDCG@20 that were set as goals."""
+FAST_RP = {
+    "weights": [[1.0], [1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0]],
+    "degree_exponent": [-0.9, -0.5, 0.0],
+}
+
+
+def fit(config: str, folder: Path, options: list[str], threads: int) -> dict:
+    """Train, or go on, unless it is done; return the results."""
+    results = folder / "results.json"
+    if not results.is_file():
+        print(folder.name, flush=True)
+        command = [sys.executable, "-m", "recemb", "fit", "--config", f"configs/ngcf/{config}.yaml"]
+        command += ["--run", str(folder), "--resume", "--trainer.enable_progress_bar", "false"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        ended = subprocess.run(
+            [*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        if ended.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed:\n{ended.stderr[-2000:]}")
+    return json.loads(results.read_text())
+
+
+def choose(model: str, root: Path, threads: int) -> dict:
+    """Return the best settings of a model by validation, with the number of epochs."""
+    tried = []
+    names = list(SETTINGS[model])
+    for number, values in enumerate(itertools.product(*SETTINGS[model].values())):
+        options = [part for pair in zip(names, values, strict=True) for part in pair]
+        folder = root / f"{model}-{number}"
+        results = fit(f"gowalla_{model}", folder, options, threads)
+        best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True, mmap=True)
+        tried.append(
+            {
+                "options": options,
+                "recall": results["metrics"]["val/recall@20"],
+                "epochs": best["epoch"] + 1,
+                "seconds": results["seconds"],
+            }
+        )
+    return max(tried, key=lambda one: one["recall"]) | {"tried": tried}
+
+
+def finish(model: str, chosen: dict, seeds: int, root: Path, threads: int) -> list[dict]:
+    """Train on all with what was chosen, once per seed; return the results."""
+    options = ["--data.init_args.train_on", "all", "--trainer.max_epochs", str(chosen["epochs"])]
+    return [
+        fit(
+            f"gowalla_{model}",
+            root / f"{model}-all-{seed}",
+            [*chosen["options"], *options, "--seed_everything", str(seed)],
+            threads,
+        )
+        for seed in range(1, seeds + 1)
+    ]
+
+
+def floor_model(train_on: str):
+    """Return matrix factorisation on Gowalla, for its measure, and pairs of the stage measured."""
+    from data.gowalla import Gowalla
+    from models.mf_bpr import MatrixFactorizationBPR
+    from recemb.features import FeatureConfig
+    from recemb.tables.full import Full
+
+    data = Gowalla(train_on=train_on)
+    names = ("user", "item")
+    model = MatrixFactorizationBPR(
+        data.schema,
+        {name: Full(dim=64) for name in names},
+        {name: FeatureConfig(table=name) for name in names},
+    )
+    return data, model.eval()
+
+
+def measured(data, model, stage: str, x_ND: torch.Tensor) -> dict[str, float]:
+    """Return the metrics of vectors of all nodes."""
+    from models.collaborative_filtering import pairs_of
+
+    user_P, item_P = map(
+        torch.cat, zip(*(pairs_of(batch) for batch in data.loader(stage)), strict=True)
+    )
+    item_VD = x_ND[model.num_users :][: model.num_items]
+    return model.measure(x_ND[: model.num_users], item_VD, user_P, item_P)
+
+
+def baselines() -> dict[str, dict]:
+    """Return what popularity and FastRP reach without training."""
+    from models.fast_rp import FastRP
+    from models.propagation import BipartiteGraph
+
+    found: dict[str, dict] = {}
+    sides = {stage: floor_model(on) for stage, on in (("validation", "train"), ("test", "all"))}
+    graphs = {
+        stage: BipartiteGraph(model.seen, model.num_items + 1)
+        for stage, (_, model) in sides.items()
+    }
+    for stage, (data, model) in sides.items():
+        degree = graphs[stage].offsets_N1.diff().float()
+        degree[: model.num_users] = 1
+        metrics = measured(data, model, stage, degree.unsqueeze(1))
+        found.setdefault("popularity", {})[stage] = metrics
+
+    def metrics_of(settings: dict, stage: str) -> dict[str, float]:
+        return measured(*sides[stage], stage, FastRP(**settings).vectors(graphs[stage], 64))
+
+    tried = [
+        dict(zip(FAST_RP, values, strict=True)) for values in itertools.product(*FAST_RP.values())
+    ]
+    best = max(tried, key=lambda one: metrics_of(one, "validation")["recall@20"])
+    found["fast_rp"] = {"settings": best} | {stage: metrics_of(best, stage) for stage in sides}
+    return found
+
+
+def write(results: dict) -> None:
+    """Write both files."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    (OUTPUT / "results.json").write_text(json.dumps(results, indent=1))
+    lines = [
+        "# Gowalla, all items ranked",
+        "",
+        f"`python benchmarks/ngcf.py`; {torch.get_num_threads()} threads at most, torch "
+        f"{torch.__version__}. Settings and epochs chosen by validation recall@20; then trained on "
+        "all of training and tested once per seed.",
+        "",
+        "| model | validation recall@20 | test recall@20 | test NDCG@20 | goal | epochs | hours |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, one in results.get("baselines", {}).items():
+        validation, test = one["validation"], one["test"]
+        lines.append(
+            f"| {name} | {validation['recall@20']:.4f} | {test['recall@20']:.4f} | "
+            f"{test['ndcg@20']:.4f} | | | |"
+        )
+    for model, one in results.get("models", {}).items():
+        tests = [run["metrics"] for run in one["runs"]]
+        recall, ndcg = (
+            ", ".join(f"{metrics[f'test/{name}@20']:.4f}" for metrics in tests)
+            for name in ("recall", "ndcg")
+        )
+        goal = " / ".join(f"{bar:.4f}" for bar in BARS[model] if bar)
+        hours = sum(run["seconds"] for run in one["runs"]) / 3600 / len(tests)
+        chosen = one["chosen"]
+        lines.append(
+            f"| {model} | {chosen['recall']:.4f} | {recall} | {ndcg} | {goal} | "
+            f"{chosen['epochs']} | {hours:.2f} |"
+        )
+    (OUTPUT / "results.md").write_text("\n".join(lines) + "\n")
+
+
+def timed(call: Callable[[], object], rounds: int = 5) -> tuple[float, float]:
+    """Return the least wall time and the least processor time of a call, in milliseconds."""
+    call()
+    walls, works = [], []
+    for _ in range(rounds):
+        wall, work = time.perf_counter(), time.process_time()
+        call()
+        walls.append(time.perf_counter() - wall)
+        works.append(time.process_time() - work)
+    return 1000 * min(walls), 1000 * min(works)
+
+
+def products() -> None:
+    """Print what a product of the matrix with vectors of 64 costs in three forms."""
+    import warnings
+
+    from models.propagation import BipartiteGraph
+
+    warnings.filterwarnings("ignore", message=".*Sparse CSR tensor support is in beta.*")
+    _, model = floor_model("all")
+    graph = BipartiteGraph(model.seen, model.num_items + 1)
+    own = graph.matrix
+    size = (graph.num_nodes, graph.num_nodes)
+    csr = torch.sparse_csr_tensor(own.offsets_N1, own.columns_E, own.weights_E, size)
+    coo = csr.to_sparse_coo().coalesce()
+    x_ND = torch.randn(graph.num_nodes, 64)
+    forms = {
+        "embedding_bag": lambda: own.product(x_ND),
+        "CSR": lambda: csr @ x_ND,
+        "COO": lambda: torch.sparse.mm(coo, x_ND),
+    }
+    for name, call in forms.items():
+        torch.testing.assert_close(call(), own.product(x_ND), atol=1e-4, rtol=1e-4)
+        wall, work = timed(call)
+        print(f"{name}: {wall:.1f} ms wall, {work:.1f} ms of processor")
+
+
+def epoch(model: str, batch_size: int, steps: int) -> None:
+    """Print what a training step costs, and so an epoch."""
+    from recemb.command_line.train import TrainingCLI
+
+    options = ["--config", str(ROOT / f"configs/ngcf/gowalla_{model}.yaml")]
+    options += ["--data.init_args.batch_size", str(batch_size), "--trainer.logger", "false"]
+    options += ["--run", str(OUTPUT / "none")]
+    cli = TrainingCLI("fit", options)
+    task = cli.model.train()
+    task.log = lambda *_, **__: None
+    optimizer = task.configure_optimizers()
+    batches = list(itertools.islice(iter(cli.datamodule.train_dataloader()), steps))
+
+    def step(batch) -> None:
+        optimizer.zero_grad()
+        task.training_step(batch).backward()
+        optimizer.step()
+        task.embeddings.step()
+
+    step(batches[0])
+    with torch.profiler.profile() as profile:
+        wall, work = time.perf_counter(), time.process_time()
+        for batch in batches:
+            step(batch)
+        wall, work = time.perf_counter() - wall, time.process_time() - work
+    print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=16))
+    count = len(cli.datamodule.train_dataloader())
+    print(
+        f"{model}, batch {batch_size}: a step {1000 * wall / steps:.1f} ms wall, "
+        f"{1000 * work / steps:.1f} ms of processor; an epoch of {count} steps "
+        f"{count * wall / steps:.1f} s wall, {count * work / steps:.1f} s of processor"
+    )
+
+
+def main() -> None:
+    """Measure costs, or run what is missing and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2, help="of each training")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ngcf", help="their folders")
+    parser.add_argument("--products", action="store_true")
+    parser.add_argument("--epoch", choices=SETTINGS)
+    parser.add_argument("--batch_size", type=int, default=2048, help="of --epoch")
+    parser.add_argument("--steps", type=int, default=10, help="of --epoch")
+    parser.add_argument("--baselines", action="store_true", help="nothing but these")
+    options = parser.parse_args()
+    if options.products:
+        products()
+        return
+    if options.epoch:
+        epoch(options.epoch, options.batch_size, options.steps)
+        return
+    path = OUTPUT / "results.json"
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    if "baselines" not in results:
+        results["baselines"] = baselines()
+        write(results)
+    for model in [] if options.baselines else options.models:
+        chosen = choose(model, options.runs, options.threads)
+        runs = finish(model, chosen, options.seeds, options.runs, options.threads)
+        kept = [{name: run[name] for name in ("seed", "metrics", "seconds")} for run in runs]
+        results.setdefault("models", {})[model] = {"chosen": chosen, "runs": kept}
+        write(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Gowalla check-ins: 29,858 users, 40,981 places, the split of NGCF and LightGCN.
+
+810,128 pairs for training, of which a tenth of each user's is validation, and 217,242 for the test.
+
+Source: Cho, Myers and Leskovec, "Friendship and Mobility", KDD 2011; the split is that of Wang et
+al., "Neural Graph Collaborative Filtering", SIGIR 2019, arXiv:1905.08108.
+"""
+
+from pathlib import Path
+
+from data.files import TableFile, cache_root, data_root
+from data.interactions import FORMAT, InteractionData, TrainOn, read_pairs, write_parts
+from data.sequences import require_files
+
+VALIDATION_SHARE = 0.1
+
+
+def prepare(source: Path, folder: Path, train_on: TrainOn) -> Path:
+    """Write the files; return their folder. Nothing is written a second time.
+
+    Args:
+        source: Holds ``train.parquet`` and ``test.parquet``.
+        folder: Where prepared data lives; a sub-folder named by the format is made in it.
+        train_on: Whether validation is held out of training.
+
+    Raises:
+        RecembError: If a source file is missing.
+    """
+    target = folder / f"gowalla-{FORMAT}-{train_on}"
+    if not target.is_dir():
+        names = ("train.parquet", "test.parquet")
+        require_files(source, names, "Gowalla")
+        given, test = (read_pairs(TableFile(source / name), "user", "item", None) for name in names)
+        write_parts(given, test, VALIDATION_SHARE, train_on, target)
+    return target
+
+
+class Gowalla(InteractionData):
+    """Gowalla, prepared on first use into the cache folder.
+
+    Args:
+        source: Folder of the raw files; by default ``gowalla`` under ``$RECEMB_DATA``.
+        train_on: ``train``: a tenth of each user's training pairs is validation; ``all``: they are
+            training, and the last epoch is tested.
+        batch_size: Pairs per training batch.
+        eval_batch_size: Pairs per batch of the other stages.
+        seed: Of the order of the training rows; the split has a fixed one of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str | None = None,
+        train_on: TrainOn = "train",
+        batch_size: int = 8192,
+        eval_batch_size: int = 65_536,
+        seed: int = 1,
+    ) -> None:
+        self.source = Path(source).expanduser() if source else data_root() / "gowalla"
+        super().__init__(
+            folder=cache_root(),
+            train_on=train_on,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+        )
+
+    def prepare_data(self) -> None:
+        """Write the prepared files unless they are there."""
+        self.folder = prepare(self.source, cache_root(), self.train_on)

@@ -1,0 +1,222 @@
+"""Interactions: who took what, as pairs (user, item): what collaborative filtering trains on.
+
+A file of pairs becomes four, all of distinct pairs:
+
+    train        one row per pair
+    validation   pairs cut from training, per user
+    test         pairs of a test file, or cut per user too
+    users        one row per user: the list of items that training has of them, ``seen``
+
+Models read the graph of users and items, and what to leave out of a ranking, from ``seen``: an
+attribute of users that a checkpoint carries. So what validation and test hold is in neither.
+
+The protocol: sizes and epochs are chosen by validation under ``train_on: train``; then one training
+under ``train_on: all`` has the validation pairs back in training (and in ``seen``), no validation,
+and keeps the last of its epochs (``trainer.max_epochs``), which is tested once.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from data.columns import AttributeFile, IdColumn, ListColumn
+from data.files import ROW_GROUP, TableFile, cache_root, data_root, fingerprint
+from data.prepared import Prepared
+from data.tabular import STAGES
+from recemb.errors import RecembError
+from recemb.files import whole_folder
+
+TrainOn = Literal["train", "all"]
+FORMAT = "interactions-1"
+"""Names what is written; it changes with the content, so no stale folder is read."""
+USERS = "users.parquet"
+SPLIT_SEED = 2020
+"""Of what is cut at random; part of the protocol: another one would be another split."""
+
+
+class InteractionData(Prepared):
+    """Pairs of two id spaces, ``user`` and ``item``; a subclass prepares the files.
+
+    Ids of all files are known: those that training lacks have a count of 0 and the last indices.
+
+    Args:
+        folder: Where the files are.
+        train_on: ``train``: validation pairs are held out of training; ``all``: they are part of
+            it, there is no validation, and the last epoch is tested.
+        batch_size: Pairs per training batch.
+        eval_batch_size: Pairs per batch of the other stages; rankings are made at their end.
+        seed: Of the order of the training rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        train_on: TrainOn,
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+    ) -> None:
+        self.train_on = train_on
+        is_held = train_on == "train"
+        super().__init__(
+            folder=str(folder),
+            label="label",
+            categorical={"user": IdColumn(), "item": IdColumn()},
+            attributes=AttributeFile(
+                path=USERS, key="user", lists={"seen": ListColumn(vocabulary="item")}
+            ),
+            validation="validation.parquet" if is_held else None,
+            known_from=STAGES if is_held else ("train", "test"),
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+        )
+
+
+class Interactions(InteractionData):
+    """Any file with one row per (user, item), and perhaps a time.
+
+    Args:
+        source: Parquet or CSV file, absolute or under the folder that ``$RECEMB_DATA`` names.
+        test: A file of test pairs with the same columns; without it, test is cut from ``source``.
+        user: Column of user ids.
+        item: Column of item ids.
+        time: Column of numbers or times: what is cut off a user is then the last, else it is drawn
+            at random, always the same.
+        validation_share: Of each user's pairs, after test is cut off; rounded, and at least one
+            pair stays in training.
+        test_share: Of each user's pairs, where there is no test file.
+        train_on: See :class:`InteractionData`.
+        batch_size: Pairs per training batch.
+        eval_batch_size: Pairs per batch of the other stages.
+        seed: Of the order of the training rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        test: str | None = None,
+        user: str = "user",
+        item: str = "item",
+        time: str | None = None,
+        validation_share: float = 0.1,
+        test_share: float = 0.2,
+        train_on: TrainOn = "train",
+        batch_size: int = 8192,
+        eval_batch_size: int = 65_536,
+        seed: int = 1,
+    ) -> None:
+        for name, share in (("validation_share", validation_share), ("test_share", test_share)):
+            if not 0 < share < 1:
+                raise RecembError(f"data: {name} must be above 0 and below 1, got {share}")
+        self.source = data_root() / Path(source).expanduser()
+        self.test_source = data_root() / Path(test).expanduser() if test else None
+        self.named = (user, item, time)
+        self.shares = (validation_share, test_share)
+        super().__init__(
+            folder=cache_root(),
+            train_on=train_on,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+        )
+
+    def prepare_data(self) -> None:
+        """Write the files unless they are there for these settings."""
+        settings = f"{self.named}{self.shares}{self.train_on}"
+        file = TableFile(self.source)
+        test = TableFile(self.test_source) if self.test_source else None
+        settings += fingerprint(test.path) if test else ""
+        name = hashlib.sha256(settings.encode()).hexdigest()[:8]
+        target = cache_root() / f"{self.source.stem}-{FORMAT}-{fingerprint(self.source)}-{name}"
+        if not target.is_dir():
+            given = read_pairs(file, *self.named)
+            if test is None:
+                given, held = cut_per_user(given, self.shares[1])
+            else:
+                held = read_pairs(test, *self.named)
+            write_parts(given, held, self.shares[0], self.train_on, target)
+        self.folder = target
+
+
+def read_pairs(file: TableFile, user: str, item: str, time: str | None) -> pl.DataFrame:
+    """Return distinct pairs in the order in which they are cut: the last of a user go first.
+
+    Raises:
+        RecembError: If a column is missing, or a row lacks a value.
+    """
+    names = [user, item, *([time] if time else [])]
+    file.require(names)
+    rows = file.collect(file.scan().select(names))
+    for name in names:
+        if rows[name].null_count():
+            row = rows[name].is_null().arg_max()
+            raise RecembError(
+                f"{file.path}: column {name!r}, row {row}: a pair must have it, got null; fill it "
+                "or drop the row"
+            )
+    rows = rows.rename({user: "user", item: "item"})
+    if time:
+        # Of a pair that comes again the first time counts: later ones are no news.
+        ordered = rows.sort(time, "user", "item")
+        return ordered.unique(["user", "item"], keep="first", maintain_order=True).select(
+            "user", "item"
+        )
+    return shuffled(rows.unique(["user", "item"]))
+
+
+def shuffled(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Return pairs in a random order that depends on nothing but which pairs they are."""
+    ordered = pairs.select("user", "item").sort("user", "item")
+    # The old generator: numpy promises that its numbers never change.
+    return ordered[np.random.RandomState(SPLIT_SEED).permutation(len(ordered))]
+
+
+def cut_per_user(pairs: pl.DataFrame, share: float) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the pairs that stay, and those cut off: the last ``share`` of each user's, rounded.
+
+    A user keeps one pair at least.
+    """
+    count = pl.len().over("user").cast(pl.Int64)
+    num_cut = pl.min_horizontal((count * share).round().cast(pl.Int64), count - 1)
+    is_cut = pl.int_range(pl.len()).over("user") >= count - num_cut
+    marked = pairs.with_columns(is_cut=is_cut)
+    kept, cut = marked.filter(~pl.col("is_cut")), marked.filter("is_cut")
+    return kept.drop("is_cut"), cut.drop("is_cut")
+
+
+def write_parts(
+    given: pl.DataFrame, test: pl.DataFrame, share: float, train_on: TrainOn, target: Path
+) -> None:
+    """Write all files into a folder; all or nothing.
+
+    Args:
+        given: All pairs but those of test, in the order in which they are cut.
+        test: Pairs; those that are given are dropped: what a user has is not ranked.
+        share: Of each user's pairs that is validation.
+        train_on: Whether validation is held out of training.
+        target: The folder.
+
+    Raises:
+        RecembError: If a stage has no pair.
+    """
+    parts = {"train": given, "test": test.join(given, on=["user", "item"], how="anti")}
+    if train_on == "train":
+        parts["train"], parts["validation"] = cut_per_user(given, share)
+    for stage, pairs in parts.items():
+        if pairs.is_empty():
+            raise RecembError(
+                f"{target.name}: there are no pairs for {stage}; users need more of them, or the "
+                "shares must be larger"
+            )
+    with whole_folder(target) as new:
+        for stage, pairs in parts.items():
+            rows = pairs.sort("user", "item").with_columns(label=pl.lit(1, pl.Int8))
+            rows.write_parquet(new / f"{stage}.parquet", row_group_size=ROW_GROUP)
+        users = parts["train"].sort("user", "item").group_by("user", maintain_order=True)
+        users.agg(seen=pl.col("item")).write_parquet(new / USERS)

@@ -1,0 +1,67 @@
+"""LightGCN: a mean of vectors that propagate, with nothing learned but the tables.
+
+    x^(l+1) = A x^(l),   A_vw = 1 / sqrt(degree_v degree_w) on edges
+    x       = mean over layers l = 0 .. L of x^(l)
+
+What is regularised are the vectors that go in.
+
+Source: He et al., "LightGCN: Simplifying and Powering Graph Convolution Network for
+Recommendation", SIGIR 2020, arXiv:2002.02126.
+"""
+
+from torch import Tensor
+
+from models.collaborative_filtering import Evaluation, Training
+from models.graph_filtering import GraphFiltering, Propagation
+from models.propagation import Layer
+from recemb.features import FeatureConfig
+from recemb.rows.optimizers import AnyRowsOptimizer
+from recemb.schema import Schema
+from recemb.tables.registry import AnyTable
+
+
+class LightGCN(GraphFiltering):
+    """Propagation without weights; see :class:`GraphFiltering`.
+
+    Args:
+        schema: What the data holds (given by the data module).
+        tables: Tables by name.
+        features: ``user`` and ``item``.
+        propagation: Layers, sampling and dropout of nodes; there are no messages to drop from.
+        training: Positives, negatives and regularisation.
+        evaluation: Metrics.
+        learning_rate: Of Adam on what tables have beside rows.
+        rows_optimizer: Of the tables' rows.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        tables: dict[str, AnyTable],
+        features: dict[str, FeatureConfig],
+        propagation: Propagation | None = None,
+        training: Training | None = None,
+        evaluation: Evaluation | None = None,
+        learning_rate: float = 0.001,
+        rows_optimizer: AnyRowsOptimizer | None = None,
+    ) -> None:
+        super().__init__(
+            schema,
+            tables,
+            features,
+            propagation,
+            training,
+            evaluation,
+            learning_rate,
+            rows_optimizer,
+        )
+
+    def propagate(self, x_ND: Tensor, layers: list[Layer]) -> tuple[Tensor, Tensor]:
+        """Return the mean of layers, and the vectors that go in."""
+        num_asked = layers[-1].num_out
+        first_SD = x_ND[:num_asked]
+        sum_SD, sends_N1 = first_SD, self.senders(x_ND)
+        for layer in layers:
+            x_ND = self.send(x_ND, layer, sends_N1)
+            sum_SD = sum_SD + x_ND[:num_asked]
+        return sum_SD / (len(layers) + 1), first_SD

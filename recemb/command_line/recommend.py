@@ -1,0 +1,169 @@
+"""The verb ``recommend``: the best items of users, without those that training has of them."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import cast
+
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from recemb.errors import RecembError
+from recemb.files import whole_file
+from recemb.hashing import hash_strings
+from recemb.memory import peak_memory_bytes
+from recemb.rebuild import rebuild
+from recemb.results import new_run, versions, write_results
+from recemb.serving.item_index import ItemIndex
+from recemb.serving.next_item import raw_of_index
+from recemb.serving.program import with_served_tables
+from recemb.serving.recommend import Recommender
+from recemb.vocabulary import Vocabulary
+
+USER, ITEM = "user", "item"
+SHOWN = 10
+"""Users that are printed."""
+
+
+def run(arguments: list[str]) -> None:
+    """Write the best items of users, and print some."""
+    parser = argparse.ArgumentParser(prog="python -m recemb recommend", description=run.__doc__)
+    parser.add_argument("checkpoint", type=Path, help="written by fit, of a model of user and item")
+    parser.add_argument("--users", nargs="+", required=True, help="raw ids, as in the data")
+    parser.add_argument("--count", type=int, default=10, help="items per user")
+    parser.add_argument("--index", type=Path, help="folder that recemb index wrote of this model")
+    parser.add_argument("--items", type=Path, help="parquet file of items, for --where")
+    parser.add_argument("--key", default=ITEM, help="column of raw item ids in that file")
+    parser.add_argument(
+        "--where", help='which items may come, in SQL over that file: "stock > 0 AND age < 30"'
+    )
+    parser.add_argument("--run", type=Path, help="run folder")
+    parser.add_argument("--json", type=Path, help="where a copy of results.json goes")
+    parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="as export")
+    options = parser.parse_args(arguments)
+    if options.count < 1:
+        raise RecembError(f"recommend: count must be at least 1, got {options.count}")
+    if (options.where is None) != (options.items is None):
+        raise RecembError("recommend: --where and --items go together; give both or neither")
+    started = time.perf_counter()
+    model, schema = rebuild(options.checkpoint, options.allow)
+    if not hasattr(model, "recommend"):
+        raise RecembError(
+            f"{options.checkpoint}: {type(model).__name__} has no users to recommend to; use a "
+            "model of pairs of users and items"
+        )
+    users, items = schema.vocabularies[USER], schema.vocabularies[ITEM]
+    user_B = users.lookup(raw_users(options.users, users))
+    allowed_V = None
+    if options.where is not None:
+        allowed_V = allowed_items(options.items, options.key, options.where, items)
+    index = ItemIndex.load(options.index) if options.index else None
+    items_BK, scores_BK = best(
+        with_served_tables(model.eval()), user_B, options.count, allowed_V, index
+    )
+    raw_BK = raw_of_index(items)[items_BK]
+    rows = pl.DataFrame(
+        {
+            "user": [name for name in options.users for _ in range(raw_BK.shape[1])],
+            "rank": list(range(1, raw_BK.shape[1] + 1)) * len(options.users),
+            "item": raw_BK.flatten().numpy(),
+            "score": scores_BK.flatten().numpy(),
+        }
+    ).filter(pl.col("score") > -float("inf"))
+    folder = options.run or new_run("recommend", "recommend")
+    path = folder / "recommendations.parquet"
+    with whole_file(path) as temporary:
+        rows.write_parquet(temporary)
+    for name in options.users[:SHOWN]:
+        print(f"{name}: {' '.join(map(str, rows.filter(pl.col('user') == name)['item']))}")
+    results = {
+        "verb": "recommend",
+        "versions": versions(),
+        "run": str(folder),
+        "checkpoint": str(options.checkpoint),
+        "recommendations": str(path),
+        "users": len(options.users),
+        "unknown_users": int((user_B >= users.num_known).sum()),
+        "seconds": round(time.perf_counter() - started, 3),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    write_results(results, folder, options.json)
+
+
+def raw_users(given: list[str], vocabulary: Vocabulary) -> Tensor:
+    """Return users of the command line as raw ids.
+
+    Raises:
+        RecembError: If users are integers and one is none.
+    """
+    if vocabulary.is_text:
+        return torch.from_numpy(hash_strings(pl.Series(given)).to_numpy().copy())
+    for name in given:
+        if not name.lstrip("-").isdigit():
+            raise RecembError(f"recommend: users are integers in this model, got {name!r}")
+    return torch.tensor([int(name) for name in given])
+
+
+def allowed_items(path: Path, key: str, where: str, vocabulary: Vocabulary) -> Tensor:
+    """Return which items may be recommended: (V,).
+
+    Raises:
+        RecembError: If the file cannot be read, or the condition does not fit it.
+    """
+    try:
+        # Conditions are SQL expressions of polars: they read columns and run nothing.
+        chosen = pl.read_parquet(path).filter(pl.sql_expr(where))[key]
+    except (pl.exceptions.PolarsError, OSError) as error:
+        line = " ".join(str(error).split())[:160]
+        raise RecembError(f"{path}: --where {where!r} cannot be asked of it ({line})") from error
+    raw_N = hash_strings(chosen) if vocabulary.is_text else chosen.cast(pl.Int64)
+    index_N = vocabulary.lookup(torch.from_numpy(raw_N.to_numpy().copy()))
+    is_known_N = (index_N >= 0) & (index_N < vocabulary.num_known)
+    allowed_V = torch.zeros(vocabulary.num_known, dtype=torch.bool)
+    allowed_V[index_N[is_known_N]] = True
+    return allowed_V
+
+
+@torch.no_grad()
+def best(
+    model: nn.Module,
+    user_B: Tensor,
+    count: int,
+    allowed_V: Tensor | None = None,
+    index: ItemIndex | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the best items of users that are allowed and that they do not have: (B, K) each.
+
+    Where there are fewer, the last scores are minus infinity.
+
+    Args:
+        model: Of users and items.
+        user_B: Indices of users.
+        count: K, or all items where they are fewer.
+        allowed_V: Which items may be found; None: all.
+        index: Of the model's item vectors; None: all items are scored.
+
+    Raises:
+        RecembError: If the index is of another model.
+    """
+    user_UD, item_VD = cast(Recommender, model).all_vectors()
+    if index is None:
+        index = ItemIndex.exactly(item_VD)
+    elif index.vectors_VD.shape != item_VD.shape:
+        raise RecembError(
+            f"recommend: the index has vectors {tuple(index.vectors_VD.shape)} and the model "
+            f"{tuple(item_VD.shape)}; index this checkpoint"
+        )
+    offsets_U1, seen_P = cast(Tensor, model.seen_offsets_U1), cast(Tensor, model.seen_items_P)
+    # What a user has may come first: so many more are asked for.
+    had_B = offsets_U1[user_B + 1] - offsets_U1[user_B]
+    asked = min(count + int(had_B.max()), len(item_VD))
+    items_BK, scores_BK = index.search(user_UD[user_B], asked, allowed_V)
+    row_B1 = torch.arange(len(user_B)).unsqueeze(1)
+    row_E = torch.repeat_interleave(torch.arange(len(user_B)), had_B)
+    place_E = torch.arange(len(row_E)) - (had_B.cumsum(0) - had_B)[row_E]
+    had_E = row_E * len(item_VD) + seen_P[offsets_U1[user_B][row_E] + place_E]
+    is_had_BK = torch.isin(row_B1 * len(item_VD) + items_BK, had_E) | (items_BK < 0)
+    found = scores_BK.masked_fill(is_had_BK, -torch.inf).topk(min(count, asked), 1)
+    return items_BK.gather(1, found.indices).clamp(min=0), found.values

@@ -1,0 +1,148 @@
+"""The served program of collaborative filtering: raw users in, their best items out.
+
+    user  (B,) int64 raw ids
+    ->    (B, K) int64 raw items and (B, K) float32 scores, best first
+
+Items that training has of a user are left out. A user who is not known has the mean of all users'
+vectors, so gets what most like. Vectors that propagate are propagated once, when the program is
+made, and it holds them; where vectors are those of the tables, it holds the tables as they are
+served. A raw id is the integer of the training file, or xxHash64 (seed 0, UTF-8, as signed int64)
+of its string.
+"""
+
+from collections.abc import Collection
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from recemb.errors import RecembError
+from recemb.schema import Schema
+from recemb.serving.next_item import NUM_BEST, TOLERANCE, list_difference, raw_of_index
+from recemb.serving.parity import index_of
+from recemb.serving.program import Program
+
+USER, ITEM = "user", "item"
+
+
+class Recommender(Protocol):
+    """What a model must offer to be served."""
+
+    schema: Schema
+    num_items: int
+    is_propagated: bool
+    """Whether vectors are more than what the tables compose."""
+
+    def vectors(self, user_B: Tensor, item_C: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors that tables compose of users and items."""
+
+    def all_vectors(self) -> tuple[Tensor, Tensor]:
+        """Return the vectors of all users, unknown ones included, and of all known items."""
+
+    def recommend(
+        self, user_BD: Tensor, item_VD: Tensor, user_B: Tensor, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the best items of users (B, count), as indices, and their scores."""
+
+
+class RecommendProgram(Program):
+    """Vocabulary lookups in front of a recommender; see the module for inputs and outputs.
+
+    Args:
+        model: The trained model; it is put into evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.is_propagated = bool(model.is_propagated)
+        kept = () if self.is_propagated else ("embeddings",)
+        unused = [name for name, _ in model.named_children() if name not in kept]
+        super().__init__(model, unused=[*unused, "bucket_ends"])
+
+    def spaces(self) -> Collection[str | None]:
+        """Return the id spaces of users; items only come out."""
+        return {USER}
+
+    @torch.no_grad()
+    def use(self, model: nn.Module) -> None:
+        """Keep the vectors, or how the model composes them."""
+        recommender = cast(Recommender, model)
+        self._model = (recommender,)  # in a tuple, lest it become a part once more
+        user_UD, item_VD = recommender.all_vectors()
+        self.register_buffer("raw_V", raw_of_index(self.schema.vocabularies[ITEM]))
+        if self.is_propagated:
+            self.register_buffer("user_UD", user_UD)
+            self.register_buffer("item_VD", item_VD)
+        else:
+            self.register_buffer("mean_D", user_UD[-1])
+            self.register_buffer("items_V", torch.arange(recommender.num_items))
+
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the best items and their scores."""
+        (model,) = self._model
+        user_B = self.index(USER, USER, inputs[USER])
+        if self.is_propagated:
+            user_BD, item_VD = self.get_buffer("user_UD")[user_B], self.get_buffer("item_VD")
+        else:
+            user_BD, item_VD = model.vectors(user_B, self.get_buffer("items_V"))
+            offsets_U1 = self.get_buffer("seen_offsets_U1")
+            has_items_B = offsets_U1[user_B + 1] > offsets_U1[user_B]
+            user_BD = torch.where(has_items_B.unsqueeze(1), user_BD, self.get_buffer("mean_D"))
+        count = min(NUM_BEST, model.num_items)
+        items_BK, scores_BK = model.recommend(user_BD, item_VD, user_B, count)
+        return self.get_buffer("raw_V")[items_BK], scores_BK
+
+    def describe(self) -> dict[str, object]:
+        """Return what a caller must know of each input."""
+        vocabulary = self.schema.vocabularies[USER]
+        text = "xxHash64 (seed 0, UTF-8) of the string" if vocabulary.is_text else "the integer"
+        return {USER: {"type": "int64", "id": text, "unknown": "the mean of all users"}}
+
+    def users(self, count: int, unknown_rate: float, generator: torch.Generator) -> Tensor:
+        """Return random raw users."""
+        keys_V = self.vocabularies[USER].keys_V
+        known_B = keys_V[torch.randint(0, len(keys_V), (count,), generator=generator)]
+        anything_B = torch.randint(0, 2**62, (count,), generator=generator)
+        return torch.where(
+            torch.rand(count, generator=generator) < unknown_rate, anything_B, known_B
+        )
+
+    def example(self) -> dict[str, Tensor]:
+        """Return inputs to trace the program with."""
+        return {USER: self.users(3, 0.1, torch.Generator().manual_seed(0))}
+
+    @torch.no_grad()
+    def check_parity(self, loaded: nn.Module, trained: nn.Module) -> dict[str, float]:
+        """Return the largest difference of a score in each case, as a share of the largest score.
+
+        Args:
+            loaded: As loaded from what will be written.
+            trained: The model, in evaluation mode.
+
+        Raises:
+            RecembError: If a difference exceeds the tolerance; nothing should be written then.
+        """
+        model = cast(Recommender, trained)
+        user_UD, item_VD = model.all_vectors()
+        vocabulary = self.schema.vocabularies[ITEM]
+        generator = torch.Generator().manual_seed(1)
+        differences = {}
+        for name, (count, rate) in {
+            "one user": (1, 0.0),
+            "one unknown user": (1, 1.0),
+            "500 users": (500, 0.1),
+        }.items():
+            raw_B = self.users(count, rate, generator)
+            found = index_of(self.schema.vocabularies[USER], raw_B.tolist())
+            user_B = torch.tensor(found, dtype=torch.int64)
+            wanted = model.recommend(
+                user_UD[user_B], item_VD, user_B, min(NUM_BEST, model.num_items)
+            )
+            difference = list_difference(loaded({USER: raw_B}), wanted, vocabulary)
+            # Written so that a NaN on either side fails too.
+            if not difference <= TOLERANCE:
+                raise RecembError(
+                    f"export: the program must agree with the model within {TOLERANCE}, got a "
+                    f"difference of {difference} on {name}; nothing was written"
+                )
+            differences[name] = difference
+        return differences

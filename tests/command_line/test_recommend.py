@@ -1,0 +1,54 @@
+"""The best items of users: of all items, by an index and under a condition."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from recemb.command_line.recommend import allowed_items, best, raw_users
+from recemb.errors import RecembError
+from recemb.serving.item_index import ItemIndex
+from tests.models.pairs import NUM_ITEMS, SEEN, build
+
+
+def wanted(model: object, user: int, allowed: list[int]) -> list[int]:
+    user_UD, item_VD = model.all_vectors()
+    scores = (item_VD @ user_UD[user]).tolist()
+    free = [item for item in allowed if item not in [*SEEN, []][user]]
+    return sorted(free, key=lambda item: -scores[item])
+
+
+@pytest.mark.parametrize("kind", ["mf", "lightgcn"])
+def test_what_a_user_has_is_left_out(kind: str) -> None:
+    model = build(kind).eval()
+    items, scores = best(model, torch.arange(7), 4)
+    for user in range(7):
+        order = wanted(model, user, list(range(NUM_ITEMS)))[:4]
+        found = scores[user] > -torch.inf
+        assert items[user][found].tolist() == order
+
+
+def test_a_condition_and_an_index_change_nothing_else(tmp_path: Path) -> None:
+    model = build("lightgcn").eval()
+    path = tmp_path / "items.parquet"
+    columns = {"item": [10 * n for n in range(9)], "stock": [n % 3 for n in range(9)]}
+    pl.DataFrame(columns).write_parquet(path)
+    allowed_V = allowed_items(path, "item", "stock > 0", model.schema.vocabularies["item"])
+    assert allowed_V.nonzero().flatten().tolist() == [1, 2, 4, 5, 7]
+    index = ItemIndex.exactly(model.all_vectors()[1])
+    items, scores = best(model, torch.tensor([2, 1]), 3, allowed_V, index)
+    for place, user in enumerate((2, 1)):
+        order = wanted(model, user, [1, 2, 4, 5, 7])[:3]
+        assert items[place][scores[place] > -torch.inf].tolist() == order
+    with pytest.raises(RecembError, match=r"--where 'price > 0' cannot be asked of it"):
+        allowed_items(path, "item", "price > 0", model.schema.vocabularies["item"])
+    with pytest.raises(RecembError, match=r"^recommend: the index has vectors \(3, 2\)"):
+        best(model, torch.tensor([2]), 3, None, ItemIndex.exactly(torch.ones(3, 2)))
+
+
+def test_users_are_as_in_the_data() -> None:
+    vocabulary = build("mf").schema.vocabularies["user"]
+    assert raw_users(["10", "777"], vocabulary).tolist() == [10, 777]
+    with pytest.raises(RecembError, match=r"^recommend: users are integers in this model, got 'x'"):
+        raw_users(["x"], vocabulary)

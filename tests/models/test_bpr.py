@@ -1,0 +1,53 @@
+"""Positives and negatives by their laws, and the loss by hand."""
+
+import math
+
+import pytest
+import torch
+
+from models.bpr import PairSampler, bpr_losses
+from recemb.errors import RecembError
+from recemb.schema import Attribute
+from tests.models.pairs import NUM_ITEMS, NUM_USERS, SEEN, schema
+
+
+def sampler() -> PairSampler:
+    return PairSampler(schema().attributes["seen"], NUM_ITEMS)
+
+
+def test_negatives_are_each_item_that_a_user_has_not_taken_equally_often() -> None:
+    torch.manual_seed(0)
+    draws = 20_000
+    negative_UK = sampler().negatives(torch.arange(NUM_USERS + 1), draws)
+    for user, taken in enumerate([*SEEN, []]):
+        free = sorted(set(range(NUM_ITEMS)) - set(taken))
+        counts = torch.bincount(negative_UK[user], minlength=NUM_ITEMS)
+        assert counts.nonzero().flatten().tolist() == free
+        mean = draws / len(free)
+        # Four deviations of a binomial count.
+        assert (counts[free] - mean).abs().max() < 4 * math.sqrt(mean)
+
+
+def test_positives_give_users_alike_and_their_items_alike() -> None:
+    torch.manual_seed(0)
+    draws = 60_000
+    user_B, item_B = sampler().positives(draws)
+    drawn = torch.zeros(NUM_USERS, NUM_ITEMS)
+    drawn.index_put_((user_B, item_B), torch.ones(draws), accumulate=True)
+    for user, taken in enumerate(SEEN[:5]):
+        mean = draws / 5 / len(taken)
+        assert (drawn[user, taken] - mean).abs().max() < 4 * math.sqrt(mean)
+        assert drawn[user].sum() == drawn[user, taken].sum()
+    assert drawn[5].sum() == 0
+
+
+def test_the_loss_of_a_sample_is_the_mean_over_its_negatives() -> None:
+    got = bpr_losses(torch.tensor([1.0, 0.0]), torch.tensor([[0.0, 3.0], [0.0, 0.0]]))
+    first = (math.log1p(math.exp(-1.0)) + math.log1p(math.exp(2.0))) / 2
+    torch.testing.assert_close(got, torch.tensor([first, math.log(2)]))
+
+
+def test_a_user_with_all_items_is_refused() -> None:
+    seen = Attribute("user", "item", True, torch.tensor([0, 1]), torch.tensor([0, 2]))
+    with pytest.raises(RecembError, match="a user has taken all 2 items, so there is none"):
+        PairSampler(seen, 2)
