@@ -321,7 +321,7 @@ def _run(cli: TrainingCLI, started: float) -> None:
     if not processes.rank():
         with whole_file(cli.folder / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(cli.plain, sort_keys=False))
-    body = {"fit": _fit, "predict": _predict}.get(verb, _measure)(cli)
+    body = {"fit": fit, "predict": _predict}.get(verb, measure)(cli)
     identity = {name: cli.plain[name] for name in ("model", "data", "seed_everything")}
     results = {
         "verb": verb,
@@ -339,8 +339,13 @@ def _run(cli: TrainingCLI, started: float) -> None:
     processes.stop()
 
 
-def _fit(cli: TrainingCLI) -> dict[str, Any]:
-    """Train, restore the best checkpoint by the validation metric, test it once."""
+def fit(cli: TrainingCLI, test: bool = True) -> dict[str, Any]:
+    """Train, restore the best checkpoint by the validation metric, test it once.
+
+    Args:
+        cli: What was built.
+        test: Whether the test file is measured; a trial of a sweep leaves it alone.
+    """
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     resumed = cli.config.ckpt_path
     if cli.checkpoint is not None and is_compressed(cli.checkpoint):
@@ -361,7 +366,8 @@ def _fit(cli: TrainingCLI) -> dict[str, Any]:
     # The weights only: the checkpoint's loop state belongs to the training that is over.
     load_module(Path(best), cli.read_checkpoint(Path(best)), model)
     metrics = _metrics(trainer.validate(model, datamodule=data, verbose=False))
-    metrics |= _metrics(trainer.test(model, datamodule=data, verbose=False))
+    if test:
+        metrics |= _metrics(trainer.test(model, datamodule=data, verbose=False))
     body: dict[str, Any] = {
         **started,
         "checkpoint": best,
@@ -395,11 +401,11 @@ def _load(cli: TrainingCLI) -> None:
     load_module(Path(cli.config.ckpt_path), cli.checkpoint, cli.model)
 
 
-def _measure(cli: TrainingCLI) -> dict[str, Any]:
+def measure(cli: TrainingCLI) -> dict[str, Any]:
     """Measure a checkpoint on the validation or the test file."""
     _load(cli)
-    measure = {"validate": cli.trainer.validate, "test": cli.trainer.test}[cli.verb]
-    found = measure(cli.model, datamodule=cli.datamodule, verbose=False)
+    method = {"validate": cli.trainer.validate, "test": cli.trainer.test}[cli.verb]
+    found = method(cli.model, datamodule=cli.datamodule, verbose=False)
     return {"checkpoint": cli.config.ckpt_path, "metrics": _metrics(found)}
 
 
