@@ -56,7 +56,7 @@ def values_of(objectives: Sequence[Objective], outcome: Mapping[str, Any]) -> li
     Raises:
         RecembError: If one is NaN or infinite.
     """
-    values = {"quality": outcome["quality"], "bytes": outcome["bytes"]}
+    values = {"quality": outcome["quality"], "bytes": outcome["table_bytes"]}
     values["latency"] = outcome.get("latency_ms")
     found = [float(values[one.name]) for one in objectives]
     for one, value in zip(objectives, found, strict=True):

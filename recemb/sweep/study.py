@@ -204,7 +204,6 @@ class Study:
                 trial.set_user_attr(name, value)
             if excess is not None:
                 trial.set_constraint("budget", excess)
-            self._study.sampler = self._sampler(claim.number, claim.number + 1)
             self._study.tell(claim.number, values=values, state=found)
         claim.lock.give_back()
 

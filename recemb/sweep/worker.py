@@ -43,9 +43,13 @@ class Worker:
     def send(self, request: dict[str, Any]) -> None:
         """Begin a job."""
         if self._process is None or not self._process.is_alive():
+            self.stop()
             self._start()
         assert self.connection is not None
-        self.connection.send(request)
+        try:
+            self.connection.send(request)
+        except OSError:
+            return  # it has died since; receive says so
 
     def _start(self) -> None:
         # A new interpreter: threads of torch, polars and others do not live through a fork.

@@ -235,7 +235,7 @@ def test_data_is_prepared_once_and_trials_do_not_touch_each_other(tmp_path):
     assert outcomes[0]["metrics"] == outcomes[2]["metrics"] != outcomes[1]["metrics"]
     assert [what for what, _ in heard] == [SIZE, EPOCH] * 3
     assert heard[0][1] == 401 * 8 * 4 + 300 * 8 * 4
-    assert outcomes[0]["bytes"] == heard[0][1]
+    assert outcomes[0]["table_bytes"] == heard[0][1]
     # The same as without anything kept.
     alone = TrainingCLI(
         "fit", ["--config", str(tmp_path / "a/config.yaml"), "--run", str(tmp_path / "d")]

@@ -90,7 +90,7 @@ def answer_of(
     )
     evidence = {
         "loss": loss,
-        "full": {"quality": full["quality"], "bytes": full["bytes"]},
+        "full": {"quality": full["quality"], "bytes": full["table_bytes"]},
         "answer": None if number is None else row(number),
         "smaller": smaller,
     }

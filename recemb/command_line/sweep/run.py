@@ -219,17 +219,18 @@ class Run:
                 outcome = {**outcome, "state": FAILED, "reason": str(error)}
         state, budget = outcome["state"], self.options.budget
         if state == REFUSED and "reason" not in outcome:
-            size = human_bytes(outcome["bytes"])
+            size = human_bytes(outcome["table_bytes"])
             outcome["reason"] = f"{size} exceed the budget of {human_bytes(budget)}"
         record(self.folder(claim), outcome)
-        kept = ("bytes", "reason", "seconds", "epochs", "metrics", "tables", "latency_ms")
+        kept = ("reason", "seconds", "epochs", "metrics", "tables", "latency_ms")
         attrs = {key: outcome[key] for key in kept if key in outcome}
+        if "table_bytes" in outcome:
+            attrs["bytes"] = outcome["table_bytes"]
         excess = None
         if budget is not None:
             # What was refused for another reason is as far from good as can be.
-            excess = outcome["bytes"] / budget - 1 if "bytes" in outcome else 0.0
-            if state == REFUSED and "bytes" not in outcome:
-                excess = 1.0
+            known = "table_bytes" in outcome
+            excess = outcome["table_bytes"] / budget - 1 if known else float(state == REFUSED)
         self.study.tell(claim, state, values, {**attrs, "folder": str(self.folder(claim))}, excess)
         self.refusals = self.refusals + 1 if state == REFUSED else 0
         if self.refusals == MOST_REFUSALS:

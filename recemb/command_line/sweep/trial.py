@@ -148,7 +148,7 @@ class Trials:
         return {
             "state": COMPLETE,
             "config": simplified(cli.plain),
-            "bytes": sum(cli.model.embeddings.serving_bytes().values()),
+            "table_bytes": sum(cli.model.embeddings.serving_bytes().values()),
             "monitor": (monitor.name, monitor.mode),
             "epochs": cli.plain["trainer"]["max_epochs"],
         }
@@ -166,7 +166,7 @@ class Trials:
                 raise
             return {"state": REFUSED, "reason": line}
         if not ask(SIZE, size):
-            return {"state": REFUSED, "bytes": size}
+            return {"state": REFUSED, "table_bytes": size}
         # A process that was left behind by a command that died may write here for a moment more.
         with held(Path(request["lock"])):
             cli = TrialCLI(self.data, "fit", [*arguments, "--run", str(folder), "--resume"])
@@ -176,12 +176,12 @@ class Trials:
                 body = fit(cli, test=False)
             except PrunedError as ended:
                 seconds = round(time.perf_counter() - started, 3)
-                found = {"bytes": size, "epochs": ended.epochs, "seconds": seconds}
+                found = {"table_bytes": size, "epochs": ended.epochs, "seconds": seconds}
                 return {"state": PRUNED, **found}
         outcome = {
             "state": COMPLETE,
             "quality": body["metrics"][monitor.name],
-            "bytes": sum(one["bytes"] for one in body["tables"].values()),
+            "table_bytes": sum(one["bytes"] for one in body["tables"].values()),
             "seconds": round(time.perf_counter() - started, 3),
             **{key: body[key] for key in ("metrics", "tables", "epochs", "checkpoint")},
         }

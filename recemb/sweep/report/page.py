@@ -21,7 +21,7 @@ h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 0 0 4px; 
 section { background: white; border: 1px solid var(--line); border-radius: 10px; padding: 20px 24px;
   margin: 0 0 20px; overflow-x: auto; }
 section > p { color: var(--soft); margin: 0 0 12px; max-width: 78ch; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 14px;
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 14px;
   margin: 0 0 20px; }
 .card { background: white; border: 1px solid var(--line); border-radius: 10px; padding: 14px 18px; }
 .card b { display: block; font-size: 21px; line-height: 1.3; }
@@ -31,7 +31,7 @@ table { border-collapse: collapse; width: 100%; font-size: 13px;
   font-variant-numeric: tabular-nums; }
 th { text-align: left; border-bottom: 2px solid var(--line); padding: 6px 10px; color: var(--soft);
   font-weight: 600; white-space: nowrap; }
-th.sorts { cursor: pointer; } th.sorts:hover { color: var(--accent); }
+th.number { text-align: right; } th.sorts { cursor: pointer; } th.sorts:hover { color: var(--accent); }
 td { border-bottom: 1px solid var(--line); padding: 5px 10px; vertical-align: top; }
 td.number { text-align: right; white-space: nowrap; }
 tr.front td:first-child { border-left: 3px solid var(--accent); }
@@ -125,12 +125,20 @@ def rows_table(
         rows: Numbers, texts, or :class:`Markup`; NaN and None are empty.
         classes: Of the rows.
     """
-    head = "".join(f'<th class="sorts">{html.escape(one)}</th>' for one in titles)
+    columns = list(zip(*rows, strict=True)) or [()] * len(titles)
+    head = "".join(
+        f'<th class="sorts{" number" if _is_number(own) else ""}">{html.escape(title)}</th>'
+        for title, own in zip(titles, columns, strict=True)
+    )
     body = "".join(
         f'<tr class="{kind}">{"".join(map(_cell, row))}</tr>'
         for row, kind in zip(rows, classes or [""] * len(rows), strict=True)
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _is_number(column: Sequence[Any]) -> bool:
+    return any(isinstance(one, int | float) for one in column)
 
 
 class Markup(str):
@@ -144,7 +152,7 @@ def _cell(value: Any) -> str:
         shown = value if isinstance(value, Markup) else html.escape(str(value))
         return f'<td data-value="{html.escape(str(value))}">{shown}</td>'
     shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-    if isinstance(value, float) and 0.01 <= abs(value) < 100:
+    if isinstance(value, float) and 0.01 <= abs(value) < 10:
         shown = f"{value:.4f}"
     return f'<td class="number" data-value="{value}">{shown}</td>'
 
