@@ -8,13 +8,14 @@ Draws depend on the seed and on what the study holds, not on the process that as
 stopped and goes on draws what it would have drawn.
 """
 
+import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from recemb.errors import RecembError
 from recemb.sweep import front
@@ -257,7 +258,8 @@ class Study:
 
     def _trial(self, number: int) -> "optuna.trial.Trial":
         frozen = self._study.get_trials(deepcopy=False)[number]
-        return self.optuna.trial.Trial(self._study, frozen._trial_id)
+        found = self.optuna.trial.Trial(self._study, frozen._trial_id)
+        return cast("optuna.trial.Trial", found)
 
     def _trial_lock(self, number: int) -> Lock:
         return Lock(self.folder / "locks" / f"trial-{number:04d}")
@@ -282,13 +284,16 @@ class Study:
 
     def _pruner(self) -> "optuna.pruners.BasePruner":
         pruners = self.optuna.pruners
-        if self.rules.pruner == "median":
-            return pruners.MedianPruner(n_warmup_steps=self.rules.first_epochs - 1)
-        if self.rules.pruner == "hyperband":
-            return pruners.HyperbandPruner(
-                min_resource=self.rules.first_epochs, reduction_factor=round(self.rules.reduction)
-            )
-        return pruners.NopPruner()
+        first, reduction = self.rules.first_epochs, round(self.rules.reduction)
+        make: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
+            "median": lambda: pruners.MedianPruner(n_warmup_steps=first - 1),
+            "hyperband": lambda: pruners.HyperbandPruner(
+                min_resource=first, reduction_factor=reduction
+            ),
+        }
+        return make.get(
+            self.rules.pruner, lambda: cast("optuna.pruners.BasePruner", pruners.NopPruner())
+        )()
 
 
 def front_of(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
@@ -366,19 +371,18 @@ def _optuna() -> Any:
 
 
 def _require_scipy() -> None:
-    try:
-        import scipy  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("scipy") is None:
         raise RecembError(
             "--sampler gp needs scipy, which is not installed; pip install scipy, or take tpe"
-        ) from None
+        )
 
 
 def _backend(optuna: Any, storage: str) -> "optuna.storages.BaseStorage":
     # Several processes write: SQLite waits for its turn, long on a busy machine.
     options = {"connect_args": {"timeout": 120}} if storage.startswith("sqlite") else {}
-    found: optuna.storages.BaseStorage = optuna.storages.RDBStorage(storage, engine_kwargs=options)
-    return found
+    return cast(
+        "optuna.storages.BaseStorage", optuna.storages.RDBStorage(storage, engine_kwargs=options)
+    )
 
 
 @contextmanager

@@ -64,9 +64,9 @@ class Stopper(Callback):
             return
         epoch = trainer.current_epoch + 1
         with processes.agreement():
-            for name, value in trainer.callback_metrics.items():
-                if not math.isfinite(float(value)):
-                    raise RecembError(f"{name} is {float(value)} after epoch {epoch}")
+            for name, metric in trainer.callback_metrics.items():
+                if not math.isfinite(float(metric)):
+                    raise RecembError(f"{name} is {float(metric)} after epoch {epoch}")
         value = float(trainer.callback_metrics[self.monitor.name])
         if not self.ask(EPOCH, {"epoch": epoch, "value": value, "last": trainer.max_epochs}):
             raise PrunedError(epoch)

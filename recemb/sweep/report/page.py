@@ -31,7 +31,8 @@ table { border-collapse: collapse; width: 100%; font-size: 13px;
   font-variant-numeric: tabular-nums; }
 th { text-align: left; border-bottom: 2px solid var(--line); padding: 6px 10px; color: var(--soft);
   font-weight: 600; white-space: nowrap; }
-th.number { text-align: right; } th.sorts { cursor: pointer; } th.sorts:hover { color: var(--accent); }
+th.number { text-align: right; } th.sorts { cursor: pointer; }
+th.sorts:hover { color: var(--accent); }
 td { border-bottom: 1px solid var(--line); padding: 5px 10px; vertical-align: top; }
 td.number { text-align: right; white-space: nowrap; }
 tr.front td:first-child { border-left: 3px solid var(--accent); }
