@@ -199,14 +199,15 @@ class Study:
         """
         states = self.optuna.trial.TrialState
         found = {COMPLETE: states.COMPLETE, FAILED: states.FAIL}.get(state, states.PRUNED)
-        with _reached(self.storage):
+        # One step with the end of the lock: whoever saw it running must not find it free.
+        with self._lock(), _reached(self.storage):
             trial = self._trial(claim.number)
             for name, value in {**attrs, "ended": state}.items():
                 trial.set_user_attr(name, value)
             if excess is not None:
                 trial.set_constraint("budget", excess)
             self._study.tell(claim.number, values=values, state=found)
-        claim.lock.give_back()
+            claim.lock.give_back()
 
     def note(self, claim: Claim, **attrs: Any) -> None:
         """Record something of a trial that runs."""
@@ -378,8 +379,14 @@ def _require_scipy() -> None:
 
 
 def _backend(optuna: Any, storage: str) -> "optuna.storages.BaseStorage":
+    import sqlalchemy
+
     # Several processes write: SQLite waits for its turn, long on a busy machine.
     options = {"connect_args": {"timeout": 120}} if storage.startswith("sqlite") else {}
+    try:
+        sqlalchemy.engine.make_url(storage)
+    except ValueError as error:
+        raise sqlalchemy.exc.ArgumentError(str(error)) from error
     return cast(
         "optuna.storages.BaseStorage", optuna.storages.RDBStorage(storage, engine_kwargs=options)
     )

@@ -126,13 +126,15 @@ def test_killed_processes_lose_no_trial_and_count_none_twice(tmp_path):
 
 def test_two_processes_share_the_trials(tmp_path):
     context = multiprocessing.get_context("fork")
-    both = [context.Process(target=work, args=(tmp_path, 10, 0.05)) for _ in range(2)]
+    begin(tmp_path)
+    both = [context.Process(target=work, args=(tmp_path, 30)) for _ in range(2)]
     for one in both:
         one.start()
     for one in both:
         one.join()
+        assert one.exitcode == 0
     trials = begin(tmp_path).trials()
-    assert len(trials) == 10
+    assert len(trials) == 30
     assert {one.state for one in trials} == {COMPLETE}
 
 
