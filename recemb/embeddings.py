@@ -95,6 +95,15 @@ class Embeddings(nn.Module):
             members.setdefault((type(member.feature.config), forms), []).append(member)
         self.groups = nn.ModuleList(FeatureGroup(group) for group in members.values())
 
+    def serving_bytes(self) -> dict[str, int]:
+        """Return the bytes of each served table, by its configuration alone."""
+        return {
+            name: config.serving_bytes(
+                _where(name), self.spaces[name], _lookups(name, self.features)
+            )
+            for name, config in self.tables.items()
+        }
+
     def _reads(self, table: str, part: str) -> float:
         """Return how many rows of a part a sample reads on average."""
         config = self.tables[table]

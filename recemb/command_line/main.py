@@ -1,15 +1,14 @@
 """Choose the verb, and turn a user's mistake into one line and exit code 2."""
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 
 import jsonargparse
 
 from recemb import processes
 from recemb.command_line.mistakes import mistake_in
+from recemb.command_line.notices import quiet
 from recemb.memory import keep_freed_memory
 
 USAGE = """usage: python -m recemb VERB [options]
@@ -20,6 +19,8 @@ USAGE = """usage: python -m recemb VERB [options]
   predict    write a checkpoint's click probabilities for the test file
   plan       print where the tables of a training would lie, and what that costs
   search     learn which dimensions are worth their bytes, and train what is found
+  sweep      draw configurations, train them, and find the best quality for its bytes
+  report     draw runs or a sweep as one HTML file
   compress   write a checkpoint with smaller tables, and measure what that costs
   export     write a checkpoint's model as TorchScript that needs only torch
   index      write an index of a checkpoint's item vectors, and measure what it finds
@@ -63,43 +64,54 @@ def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
     def train(verb: str, rest: list[str]) -> None:
         from recemb.command_line.train import run
 
-        _quiet()
+        quiet()
         run(verb, rest)
 
     def plan(verb: str, rest: list[str]) -> None:
         from recemb.command_line.plan import run
 
-        _quiet()
+        quiet()
         run(rest)
 
     def compress(verb: str, rest: list[str]) -> None:
         from recemb.command_line.compress import run
 
-        _quiet()
+        quiet()
         run(rest)
 
     def search(verb: str, rest: list[str]) -> None:
         from recemb.command_line.search.verb import run
 
-        _quiet()
+        quiet()
+        run(rest)
+
+    def sweep(verb: str, rest: list[str]) -> None:
+        from recemb.command_line.sweep.verb import run
+
+        quiet()
+        run(rest)
+
+    def report(verb: str, rest: list[str]) -> None:
+        from recemb.command_line.report import run
+
         run(rest)
 
     def export(verb: str, rest: list[str]) -> None:
         from recemb.command_line.export import run
 
-        _quiet()
+        quiet()
         run(rest)
 
     def index(verb: str, rest: list[str]) -> None:
         from recemb.command_line.index import run
 
-        _quiet()
+        quiet()
         run(rest)
 
     def recommend(verb: str, rest: list[str]) -> None:
         from recemb.command_line.recommend import run
 
-        _quiet()
+        quiet()
         run(rest)
 
     def show(verb: str, rest: list[str]) -> None:
@@ -113,25 +125,7 @@ def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
         run(rest)
 
     training = dict.fromkeys(("fit", "validate", "test", "predict"), train)
-    written = {"plan": plan, "search": search, "compress": compress, "export": export}
-    found = {"index": index, "recommend": recommend}
-    return {**training, **written, **found, "show": show, "kinds": kinds}
-
-
-def _quiet() -> None:
-    """Silence notices of libraries that a user can do nothing about."""
-    # Lightning sets its loggers' levels when it is imported: import first, then set ours.
-    import lightning.pytorch  # noqa: F401
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
-    for message in (
-        ".*does not have many workers.*",  # our loader is no DataLoader and needs none
-        ".*is deprecated.*",
-        ".*args parameter is intended to run from within Python.*",
-        ".*GPU available but not used.*",
-        ".*isinstance.treespec, LeafSpec.*",
-        ".*Checkpoint directory .* exists and is not empty.*",  # of a resumed run
-    ):
-        warnings.filterwarnings("ignore", message=message)
+    written = {"plan": plan, "search": search, "sweep": sweep, "compress": compress}
+    found = {"export": export, "index": index, "recommend": recommend}
+    printed = {"report": report, "show": show, "kinds": kinds}
+    return {**training, **written, **found, **printed}

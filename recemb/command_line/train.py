@@ -324,7 +324,7 @@ def _run(cli: TrainingCLI, started: float) -> None:
     if not processes.rank():
         with whole_file(cli.folder / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(cli.plain, sort_keys=False))
-    body = {"fit": _fit, "predict": _predict}.get(verb, _measure)(cli)
+    body = {"fit": fit, "predict": _predict}.get(verb, measure)(cli)
     identity = {name: cli.plain[name] for name in ("model", "data", "seed_everything")}
     results = {
         "verb": verb,
@@ -342,10 +342,14 @@ def _run(cli: TrainingCLI, started: float) -> None:
     processes.stop()
 
 
-def _fit(cli: TrainingCLI) -> dict[str, Any]:
+def fit(cli: TrainingCLI, test: bool = True) -> dict[str, Any]:
     """Train, restore the best checkpoint by the validation metric, test it once.
 
     Where the data has no validation, the last epoch's is tested.
+
+    Args:
+        cli: What was built.
+        test: Whether the test file is measured; a trial of a sweep leaves it alone.
     """
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     resumed = cli.config.ckpt_path
@@ -369,7 +373,8 @@ def _fit(cli: TrainingCLI) -> dict[str, Any]:
     metrics = {}
     if _has_validation(data):
         metrics = _metrics(trainer.validate(model, datamodule=data, verbose=False))
-    metrics |= _metrics(trainer.test(model, datamodule=data, verbose=False))
+    if test:
+        metrics |= _metrics(trainer.test(model, datamodule=data, verbose=False))
     body: dict[str, Any] = {
         **started,
         "checkpoint": best,
@@ -403,11 +408,11 @@ def _load(cli: TrainingCLI) -> None:
     load_module(Path(cli.config.ckpt_path), cli.checkpoint, cli.model)
 
 
-def _measure(cli: TrainingCLI) -> dict[str, Any]:
+def measure(cli: TrainingCLI) -> dict[str, Any]:
     """Measure a checkpoint on the validation or the test file."""
     _load(cli)
-    measure = {"validate": cli.trainer.validate, "test": cli.trainer.test}[cli.verb]
-    found = measure(cli.model, datamodule=cli.datamodule, verbose=False)
+    method = {"validate": cli.trainer.validate, "test": cli.trainer.test}[cli.verb]
+    found = method(cli.model, datamodule=cli.datamodule, verbose=False)
     return {"checkpoint": cli.config.ckpt_path, "metrics": _metrics(found)}
 
 

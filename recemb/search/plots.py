@@ -23,7 +23,7 @@ def pyplot() -> Any:
         import matplotlib
     except ImportError:
         raise RecembError(
-            "plots need matplotlib, which is not installed; pip install matplotlib, or drop --plots"
+            "plots need matplotlib, which is not installed; pip install matplotlib, or go without"
         ) from None
     matplotlib.use("Agg")
     from matplotlib import pyplot as drawing

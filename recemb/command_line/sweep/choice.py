@@ -1,0 +1,105 @@
+"""Choice: what a study comes to, by validation alone; only what is chosen is tested, and once."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recemb import processes
+from recemb.command_line.sweep.run import Jobs
+from recemb.command_line.sweep.trial import Outcome, record
+from recemb.files import whole_file
+from recemb.results import write_results
+from recemb.sweep.locks import Lock
+from recemb.sweep.objectives import Objective, smallest_within
+from recemb.sweep.study import COMPLETE, Trial, front_of
+
+Section = dict[str, Any]
+
+
+def full_model(jobs: Jobs, folder: Path, config: Path) -> Outcome:
+    """Train the configuration as it is, unless that is done; other commands wait for it."""
+    run, lock = folder / "full", Lock(folder / "locks/full")
+    if not processes.rank():
+        lock.take(wait=True)
+    try:
+        done = run / "results.json"
+        if processes.from_first(done.is_file()):
+            return _read(done)
+        if not processes.rank():
+            with whole_file(run / "config.yaml") as temporary:
+                shutil.copyfile(config, temporary)
+        processes.from_first(None)  # it is there for all
+        request = {"do": "train", "config": run / "config.yaml", "folder": run}
+        return record(run, jobs.do({**request, "lock": folder / "locks/training-full"}))
+    finally:
+        lock.give_back()
+
+
+def tested(jobs: Jobs, folder: Path, name: str, run: Path, checkpoint: str) -> dict[str, float]:
+    """Return the test metrics of a trained configuration, which are measured once."""
+    where = folder / "tests" / name
+    done = where / "results.json"
+    if not processes.from_first(done.is_file()):
+        if not processes.rank():
+            shutil.rmtree(where, ignore_errors=True)
+        request = {"do": "test", "config": run / "config.yaml", "checkpoint": checkpoint}
+        found = jobs.do({**request, "folder": where})
+        if not processes.rank():
+            write_results({"verb": "test", "run": str(where), **found}, where, None)
+    return dict(_read(done)["metrics"])
+
+
+def _read(path: Path) -> Outcome:
+    """Return results; the first process reads what it may just have written."""
+    found = json.loads(path.read_text()) if not processes.rank() else {}
+    return processes.from_first(found)
+
+
+def best_of(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Trial | None:
+    """Return the complete trial of the best quality."""
+    done = [one for one in trials if one.state == COMPLETE]
+    quality = objectives[0]
+    return min(done, key=lambda one: (quality.cost(one.values[0]), one.number), default=None)
+
+
+def answer_of(
+    trials: Sequence[Trial], objectives: Sequence[Objective], full: Outcome, loss: float
+) -> tuple[Trial | None, Section]:
+    """Return the smallest trial within a loss of the full model, and the evidence.
+
+    The evidence: the full model, the answer and its loss, and every trial that is smaller still,
+    with what it loses: none of them is within.
+    """
+    place = [one.name for one in objectives].index("bytes")
+    done = {one.number: one for one in trials if one.state == COMPLETE}
+    points = {number: (one.values[0], one.values[place]) for number, one in done.items()}
+    mode = objectives[0].mode
+    sign = 1 if mode == "max" else -1
+    number = smallest_within(points, full["quality"], loss, mode)
+
+    def row(of: int) -> Section:
+        quality, size = points[of]
+        lost = sign * (full["quality"] - quality)
+        return {"trial": of, "quality": quality, "bytes": int(size), "loss": lost}
+
+    limit = points[number][1] if number is not None else float("inf")
+    smaller = sorted(
+        (row(of) for of in points if points[of][1] < limit), key=lambda one: one["loss"]
+    )
+    evidence = {
+        "loss": loss,
+        "full": {"quality": full["quality"], "bytes": full["table_bytes"]},
+        "answer": None if number is None else row(number),
+        "smaller": smaller,
+    }
+    return (None if number is None else done[number]), evidence
+
+
+def chosen(
+    trials: Sequence[Trial], objectives: Sequence[Objective], best: Trial, of_front: bool
+) -> list[Trial]:
+    """Return the trials that are tested."""
+    others = front_of(trials, objectives) if of_front else []
+    return [best, *(one for one in others if one.number != best.number)]
