@@ -378,7 +378,7 @@ def _require_scipy() -> None:
         )
 
 
-def _backend(optuna: Any, storage: str) -> "optuna.storages.BaseStorage":
+def _backend(library: Any, storage: str) -> "optuna.storages.BaseStorage":
     import sqlalchemy
 
     # Several processes write: SQLite waits for its turn, long on a busy machine.
@@ -388,7 +388,7 @@ def _backend(optuna: Any, storage: str) -> "optuna.storages.BaseStorage":
     except ValueError as error:
         raise sqlalchemy.exc.ArgumentError(str(error)) from error
     return cast(
-        "optuna.storages.BaseStorage", optuna.storages.RDBStorage(storage, engine_kwargs=options)
+        "optuna.storages.BaseStorage", library.storages.RDBStorage(storage, engine_kwargs=options)
     )
 
 
