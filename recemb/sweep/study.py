@@ -132,7 +132,7 @@ class Study:
             _require_scipy()
         directions = ["maximize" if one.mode == "max" else "minimize" for one in objectives]
         with self._lock(), _reached(storage):
-            backend = _backend(storage)
+            backend = _backend(self.optuna, storage)
             begun = self.optuna.create_study(
                 storage=backend, study_name=name, directions=directions, load_if_exists=True
             )
@@ -319,7 +319,7 @@ def read_trials(storage: str, name: str | None) -> tuple[dict[str, Any], list[Tr
     """
     optuna = _optuna()
     with _reached(storage):
-        backend = _backend(storage)
+        backend = _backend(optuna, storage)
         known = sorted(one.study_name for one in optuna.get_all_study_summaries(backend))
         if name is None and len(known) == 1:
             name = known[0]
@@ -378,8 +378,7 @@ def _require_scipy() -> None:
         )
 
 
-def _backend(storage: str) -> "optuna.storages.BaseStorage":
-    import optuna
+def _backend(library: Any, storage: str) -> "optuna.storages.BaseStorage":
     import sqlalchemy
 
     # Several processes write: SQLite waits for its turn, long on a busy machine.
@@ -388,10 +387,9 @@ def _backend(storage: str) -> "optuna.storages.BaseStorage":
         sqlalchemy.engine.make_url(storage)
     except ValueError as error:
         raise sqlalchemy.exc.ArgumentError(str(error)) from error
-    backend: optuna.storages.BaseStorage = optuna.storages.RDBStorage(
-        storage, engine_kwargs=options
+    return cast(
+        "optuna.storages.BaseStorage", library.storages.RDBStorage(storage, engine_kwargs=options)
     )
-    return backend
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def test_rungs_grow_and_end_before_the_last_epoch():
 
 
 def test_the_smallest_within_a_loss():
-    points = {0: (0.900, 100.0), 1: (0.899, 40.0), 2: (0.8985, 20.0), 3: (0.890, 5.0)}
+    points = {0: (0.900, 100.0), 1: (0.8995, 40.0), 2: (0.8985, 20.0), 3: (0.890, 5.0)}
     assert smallest_within(points, 0.900, 0.001, "max") == 1
     assert smallest_within(points, 0.900, 0.002, "max") == 2
     assert smallest_within(points, 0.950, 0.002, "max") is None

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -210,3 +211,9 @@ def test_optunas_own_tools_read_the_study(tmp_path):
     (best,) = plain.best_trials
     assert best.values == [0.9, 50.0]
     assert json.loads(json.dumps(best.user_attrs))["tables"] == {"user": {"dim": 3}}
+
+
+def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(RecembError, match=r"pip install 'recemb\[sweep\]'"):
+        begin(tmp_path)
