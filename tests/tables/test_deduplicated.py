@@ -150,7 +150,7 @@ def test_no_checkpoint_before_the_last_stage_is_the_best(
         ModelCheckpoint, "_save_topk_checkpoint", lambda _, trainer, scores: kept.append(scores)
     )
     callback = BestCheckpoint(tmp_path)
-    trainer: Any = SimpleNamespace(lightning_module=module)
+    trainer: Any = SimpleNamespace(lightning_module=module, global_step=0)
     for epoch, score in enumerate((0.9, 0.8, 0.7)):
         module.start_epoch(epoch)
         callback._save_topk_checkpoint(trainer, {"val/auc": torch.tensor(score)})
