@@ -29,6 +29,6 @@ def test_kinds():
 def test_verbs():
     lines = [line.split() for line in USAGE.splitlines() if line.startswith("  ")]
     assert [words[0] for words in lines] == [
-        "fit", "validate", "test", "predict", "plan", "search", "compress", "export", "show",
-        "kinds",
+        "fit", "validate", "test", "predict", "plan", "search", "sweep", "report",
+        "compress", "export", "show", "kinds",
     ]  # fmt: skip
