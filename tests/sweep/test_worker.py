@@ -79,7 +79,7 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def _until(is_so, seconds: float = 120.0) -> None:
+def _until(is_so, seconds: float = 240.0) -> None:
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end

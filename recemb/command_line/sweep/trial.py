@@ -1,5 +1,6 @@
 """One trial: how large it is, and what its training comes to."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -168,7 +169,9 @@ class Trials:
         if not ask(SIZE, size):
             return {"state": REFUSED, "table_bytes": size}
         # A process that was left behind by a command that died may write here for a moment more.
-        with held(Path(request["lock"])):
+        # Of several processes the first one waits, and the others for it.
+        alone = contextlib.nullcontext() if processes.rank() else held(Path(request["lock"]))
+        with alone:
             cli = TrialCLI(self.data, "fit", [*arguments, "--run", str(folder), "--resume"])
             monitor = monitor_of(cli.model)
             cli.trainer.callbacks.insert(0, Stopper(monitor, ask))  # type: ignore[attr-defined]
