@@ -193,7 +193,8 @@ def summarize(done: list[Run]) -> list[dict[str, Any]]:
             "cost": [one["seconds"] / plain["seconds"] for one, plain in pairs],
         }
         for name, values in columns.items():
-            row[name] = statistics.mean(values) if values else None
+            average = statistics.median if name == "cost" else statistics.mean
+            row[name] = average(values) if values else None
             row[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
         row["bytes"] = statistics.mean(one["bytes"] for one in several)
         row["budget"] = several[0]["budget"]
@@ -252,8 +253,8 @@ def markdown(rows: list[dict[str, Any]], missing: int) -> str:
         f"CPUs, Python {platform.python_version()}, torch {torch.__version__}. Protocol: see the "
         "head of `benchmarks/search.py`. Mean, and sample standard deviation where there are "
         "several seeds. The last column is the time of all that a line takes, a search's supernet, "
-        "choice and retraining included, over that of one training of the plain tables; other work "
-        "ran beside, so it is rough.",
+        "choice and retraining included, over that of one training of the plain tables, the median "
+        "of the seeds.",
     ]
     if missing:
         lines += ["", f"{missing} of the searches have not been run yet; the command goes on."]
