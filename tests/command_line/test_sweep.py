@@ -10,7 +10,6 @@ import yaml
 from recemb.command_line.main import main
 from recemb.command_line.sweep.trial import EPOCH, SIZE, Trials
 from recemb.command_line.train import TrainingCLI
-from tests.command_line.launch import torchrun
 from tests.command_line.small import small_config, write
 
 pytest.importorskip("optuna")
@@ -244,14 +243,9 @@ def test_data_is_prepared_once_and_trials_do_not_touch_each_other(tmp_path):
     assert float(alone.trainer.callback_metrics["val/auc"]) == heard[1][1]["value"]
 
 
-def test_several_processes_ask_once_and_hear_the_same(tmp_path):
-    content = config()
-    content["trainer"] |= {"strategy": "torchrec", "max_epochs": 1}
+def test_several_processes_are_refused(tmp_path, monkeypatch, capsys):
     command = options(tmp_path, {RATE: {"float": [0.001, 0.01]}}, trials=2)
-    write(content, tmp_path)
-    torchrun(2, *command)
-    results = read(tmp_path / "run/results.json")
-    assert results["trials"] == {"complete": 2}
-    trials = read(tmp_path / "run/trials.json")["trials"]
-    assert len({one["params"][RATE] for one in trials}) == 2
-    assert set(results["best"]["test"]) == {"test/auc", "test/logloss"}
+    write(config(), tmp_path)
+    monkeypatch.setenv("RANK", "0")
+    assert main(command) == 2
+    assert "trials over several processes were seen to hang" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from recemb.command_line.plan_report import aligned
 from recemb.command_line.sweep.choice import answer_of, best_of, chosen, full_model, tested
 from recemb.command_line.sweep.options import parse, read_config
 from recemb.command_line.sweep.run import Jobs, Run
+from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.memory import human_bytes
 from recemb.monitor import Monitor
@@ -33,10 +34,12 @@ def run(arguments: list[str]) -> None:
     started = time.perf_counter()
     config = read_config(options.config)
     space = read_space(options.space)
-    is_sharded = "RANK" in os.environ
-    if is_sharded:
-        processes.start()
-    jobs = Jobs(options.run, 0 if is_sharded else options.workers)
+    if "RANK" in os.environ:
+        raise RecembError(
+            "sweep: trials over several processes were seen to hang and are refused for now; run "
+            "one process, and several of them on one storage for more speed"
+        )
+    jobs = Jobs(options.run, options.workers)
     try:
         results = _sweep(options, config, space, jobs)
     finally:
