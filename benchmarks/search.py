@@ -149,17 +149,12 @@ def search(run: Run, threads: int) -> None:
 def lines_of(run: Run) -> dict[str, dict[str, Any]]:
     """Return what a search has trained, by the name of its line."""
     results = json.loads(run.done.read_text())
-    seconds = results["supernet"]["seconds"]
     metric = METRICS.get(run.model, "auc")
     found = {}
     for group in ("forms", "baselines"):
         for name, one in results[group].items():
             if "refused" not in one:
                 line = f"{run.method} {name}" if group == "forms" else name
-                # A search costs its supernet, the choice, and the training of what was found.
-                cost = one["seconds"]
-                if group == "forms":
-                    cost += seconds + results["derived"][name]["seconds"]
                 found[line] = {
                     "dimensions": results["derived"][name]["dimensions"]
                     if group == "forms"
@@ -168,7 +163,6 @@ def lines_of(run: Run) -> dict[str, dict[str, Any]]:
                     "budget": results["budget"],
                     "test": one["metrics"][f"test/{metric}"],
                     "validation": one["metrics"][f"val/{metric}"],
-                    "seconds": cost,
                 }
     return found
 
@@ -190,11 +184,9 @@ def summarize(done: list[Run]) -> list[dict[str, Any]]:
             "test": [one["test"] for one in several],
             "validation": [one["validation"] for one in several],
             "against_full": [one["test"] - plain["test"] for one, plain in pairs],
-            "cost": [one["seconds"] / plain["seconds"] for one, plain in pairs],
         }
         for name, values in columns.items():
-            average = statistics.median if name == "cost" else statistics.mean
-            row[name] = average(values) if values else None
+            row[name] = statistics.mean(values) if values else None
             row[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
         row["bytes"] = statistics.mean(one["bytes"] for one in several)
         row["budget"] = several[0]["budget"]
@@ -227,15 +219,15 @@ def section(title: str, metric: str, rows: list[dict[str, Any]]) -> list[str]:
         f"## {title}",
         "",
         f"| | seeds | test {metric} | against full, by seed | validation {metric} | bytes "
-        "| of the budget | trainings of full |",
-        "|---|---|---|---|---|---|---|---|",
+        "| of the budget |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cost = "" if row["cost"] is None else f"{row['cost']:.1f}"
+        share = f"{row['bytes'] / row['budget']:.1%}"
         lines.append(
             f"| {row['line']} | {row['seeds']} | {spread(row, 'test')} | "
             f"{spread(row, 'against_full', '+.4f')} | {spread(row, 'validation')} | "
-            f"{row['bytes']:,.0f} | {row['bytes'] / row['budget']:.1%} | {cost} |"
+            f"{row['bytes']:,.0f} | {'' if row['line'] == 'full' else share} |"
         )
     return lines
 
@@ -252,9 +244,7 @@ def markdown(rows: list[dict[str, Any]], missing: int) -> str:
         f"`python benchmarks/search.py`, commit {commit}. {platform.machine()}, {os.cpu_count()} "
         f"CPUs, Python {platform.python_version()}, torch {torch.__version__}. Protocol: see the "
         "head of `benchmarks/search.py`. Mean, and sample standard deviation where there are "
-        "several seeds. The last column is the time of all that a line takes, a search's supernet, "
-        "choice and retraining included, over that of one training of the plain tables, the median "
-        "of the seeds.",
+        "several seeds.",
     ]
     if missing:
         lines += ["", f"{missing} of the searches have not been run yet; the command goes on."]
