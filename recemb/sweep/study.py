@@ -363,7 +363,7 @@ def _optuna() -> Any:
         import optuna
     except ImportError:
         raise RecembError(
-            "sweeps need optuna, which is not installed; pip install 'recemb[sweep]'"
+            "sweeps need optuna, which is not installed; pip install -e '.[sweep]'"
         ) from None
     optuna.logging.set_verbosity(logging.ERROR)
     # Names of metrics, and trees of parameters that depend on others.

@@ -215,5 +215,5 @@ def test_optunas_own_tools_read_the_study(tmp_path):
 
 def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(RecembError, match=r"pip install 'recemb\[sweep\]'"):
+    with pytest.raises(RecembError, match=r"pip install -e '\.\[sweep\]'"):
         begin(tmp_path)
