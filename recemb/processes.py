@@ -5,7 +5,9 @@ which is a world of its own.
 """
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -132,11 +134,35 @@ def agreement() -> Iterator[None]:
         raise RecembError(first) from mistake
 
 
-def is_first_to_speak() -> bool:
-    """Return whether no other process has asked: one line tells what has ended all of them.
+@contextmanager
+def first_to_speak() -> Iterator[bool]:
+    """Tell whether no other process has asked: one line tells what has ended all of them.
 
-    The store that the processes met at counts; it is there when groups are no more.
+    SIGTERM waits for the block's end. ``torchrun`` sends it to a process whose peer is dead, and
+    one that ends between this answer and its line would leave all of them silent.
     """
+    with _sigterm_waits():
+        yield _is_first_to_ask()
+
+
+@contextmanager
+def _sigterm_waits() -> Iterator[None]:
+    """Hold SIGTERM back until the end of the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def _is_first_to_ask() -> bool:
+    """Count at the store that the processes met at; it is there when groups are no more."""
     host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if "RANK" not in os.environ or host is None or port is None:
         return True

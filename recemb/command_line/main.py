@@ -52,8 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = mistake_in(error, rest)
         if line is None:
             raise
-        if processes.is_first_to_speak():
-            print(f"recemb {verb}: {line}", file=sys.stderr)
+        with processes.first_to_speak() as is_first:
+            if is_first:
+                print(f"recemb {verb}: {line}", file=sys.stderr, flush=True)
         return 2
     return 0
 

@@ -47,17 +47,20 @@ def leave(what: str, folder: Path | None, reason: str) -> None:
         folder: Of the run, whose last checkpoint is named.
         reason: What this process has seen.
     """
-    if processes.is_first_to_speak():
-        last = folder / "checkpoints/last.ckpt" if folder is not None else None
-        how = (
-            f"{last} is whole, go on from it with --ckpt_path, or repeat the command with --resume"
-            if last is not None and last.is_file()
-            else "no checkpoint was written yet, start again"
-        )
-        line = f"{what}: another process was lost (seen by {processes.rank()}: {reason}); {how}\n"
-        # In one piece and past any buffer: the others may write too.
-        sys.stdout.flush()
-        os.write(2, line.encode())
+    with processes.first_to_speak() as is_first:
+        if is_first:
+            last = folder / "checkpoints/last.ckpt" if folder is not None else None
+            how = (
+                f"{last} is whole, go on from it with --ckpt_path, or repeat the command with "
+                "--resume"
+                if last is not None and last.is_file()
+                else "no checkpoint was written yet, start again"
+            )
+            seen = f"seen by {processes.rank()}: {reason}"
+            # In one piece and past any buffer: the others may write too.
+            sys.stdout.flush()
+            os.write(2, f"{what}: another process was lost ({seen}); {how}\n".encode())
+            os._exit(EXIT_CODE)
     os._exit(EXIT_CODE)
 
 
