@@ -10,6 +10,7 @@ public code; it is that of Guo et al., "Single Path One-Shot Neural Architecture
 Sampling", ECCV 2020, arXiv:1904.00420.
 """
 
+import bisect
 import itertools
 import random
 from collections.abc import Callable, Sequence
@@ -157,9 +158,10 @@ def filled(
 ) -> Widths:
     """Return widths changed until they fit a budget and fill it.
 
-    Widths drawn at random are made narrower while all are too large, then wider one by one while
-    there is room; then, as features differ in what a width costs, one is made a little wider and
-    another a little narrower where that leaves less room.
+    Where all are too large, they are narrowed by one factor, so that what a parent or a cross says
+    about features against each other is kept. Then they are made wider one by one while there is
+    room; and, as features differ in what a width costs, one is made a little wider and another a
+    little narrower where that leaves less room.
 
     Args:
         widths: To begin with.
@@ -172,9 +174,11 @@ def filled(
     def room() -> int:
         return budget - sum(own[width - 1] for own, width in zip(sizes, found, strict=True))
 
-    while room() < 0:
-        place = source.choice([place for place, width in enumerate(found) if width > 1])
-        found[place] = source.randint(1, found[place] - 1)
+    if room() < 0:
+        # The largest factor among those at which a width changes: one for each step of each width.
+        factors = sorted({step / width for width in widths for step in range(1, width)})
+        fits = bisect.bisect_left(factors, True, key=lambda one: _size(sizes, widths, one) > budget)
+        found = _scaled(widths, factors[fits - 1] if fits else 0.0)
     order = source.sample(range(len(found)), len(found))
     while True:
         wider = [
@@ -199,6 +203,23 @@ def filled(
     for place, change in changes:
         found[place] += change
     return tuple(found)
+
+
+def _scaled(widths: Sequence[int], factor: float) -> list[int]:
+    """Return widths times a factor, rounded down, at least 1."""
+    return [max(1, int(width * factor + 1e-9)) for width in widths]
+
+
+def _size(sizes: Sequence[Sequence[int]], widths: Sequence[int], factor: float) -> int:
+    """Return the bytes of all features at scaled widths."""
+    scaled = _scaled(widths, factor)
+    return sum(own[width - 1] for own, width in zip(sizes, scaled, strict=True))
+
+
+def affordable(sizes: Sequence[Sequence[int]], budget: int) -> list[int]:
+    """Return the largest width of each feature that fits a budget while all others have width 1."""
+    rest = budget - sum(own[0] for own in sizes)
+    return [max(1, bisect.bisect_right(own, own[0] + rest)) for own in sizes]
 
 
 def _room_after(

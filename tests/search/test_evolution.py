@@ -6,7 +6,13 @@ import random
 import pytest
 
 from recemb.errors import RecembError
-from recemb.search.evolution import Evolution, EvolutionSettings, Widths
+from recemb.search.evolution import (
+    Evolution,
+    EvolutionSettings,
+    Widths,
+    affordable,
+    filled,
+)
 
 DIMS = [8, 8, 3, 16, 1]
 TARGET = (2, 7, 1, 11, 1)
@@ -115,6 +121,39 @@ def test_candidates_are_repaired_before_they_are_scored() -> None:
         evolution.step(fitness)
     assert max(max(one) for one in evolution.scores) == 4
     assert evolution.fittest()[0][:3] == (2, 4, 1)
+
+
+def test_widths_too_large_for_a_budget_keep_their_proportions() -> None:
+    sizes = [[100 * width for width in range(1, 65)]] * 3
+    assert filled((40, 20, 10), sizes, 1400, random.Random(1)) == (8, 4, 2)
+    # The room that is left goes to whichever width is first in a random order.
+    seen = {filled((10, 10, 10), sizes, 1000, random.Random(seed)) for seed in range(30)}
+    assert seen == {(4, 3, 3), (3, 4, 3), (3, 3, 4)}
+    # A width of 1 stays, however large the others are.
+    assert filled((64, 64, 1), sizes, 500, random.Random(1)) == (2, 2, 1)
+
+
+def test_a_budget_is_filled_until_no_width_fits() -> None:
+    source = random.Random(3)
+    for _ in range(50):
+        costs = [source.randint(1, 50) for _ in range(4)]
+        sizes = [[cost * width for width in range(1, 17)] for cost in costs]
+        budget = source.randint(sum(costs), 16 * sum(costs))
+        found = filled(tuple(source.randint(1, 16) for _ in costs), sizes, budget, source)
+        assert all(1 <= width <= 16 for width in found)
+        room = budget - sum(cost * width for cost, width in zip(costs, found, strict=True))
+        assert room >= 0
+        assert all(width == 16 or cost > room for cost, width in zip(costs, found, strict=True))
+
+
+def test_the_widest_that_a_budget_allows() -> None:
+    sizes = [[10, 20, 30], [1, 2, 3]]
+    assert affordable(sizes, 24) == [2, 3]
+    assert affordable(sizes, 21) == [2, 3]
+    assert affordable(sizes, 20) == [1, 3]
+    assert affordable(sizes, 11) == [1, 1]
+    # One that fits nothing is refused elsewhere.
+    assert affordable(sizes, 5) == [1, 1]
 
 
 def test_few_candidates_are_all_scored() -> None:

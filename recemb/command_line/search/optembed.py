@@ -13,7 +13,7 @@ from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.memory import human_bytes
-from recemb.search.evolution import Evolution, EvolutionSettings, Widths, filled
+from recemb.search.evolution import Evolution, EvolutionSettings, Widths, affordable, filled
 from recemb.search.optembed import thresholds_of
 from recemb.search.supernet import Searched, thresholded, thresholded_tables
 from recemb.search.within_budget import Keep
@@ -49,7 +49,7 @@ class OptEmbed(MaskedSearch):
         """Evolve widths; a folder's evolution goes on after the last round that it has saved."""
         path = self.folder / "evolution.json"
         evolution = Evolution(
-            [one.config.dim for one in self.searched.values()],
+            self.widest(),
             EvolutionSettings(rounds=self.options.rounds),
             self.config["seed_everything"],
             self.fitting if self.budget is not None else lambda widths, _: widths,
@@ -114,6 +114,15 @@ class OptEmbed(MaskedSearch):
         """Return the serving bytes of all tables at widths."""
         own = [sizes[width - 1] for sizes, width in zip(self.sizes, widths, strict=True)]
         return sum(own) + self.others
+
+    def widest(self) -> list[int]:
+        """Return the largest width of each table; where there is a budget, of those it allows.
+
+        Draws are then as wide as what can be had: a wider one would take the room of all others.
+        """
+        if self.budget is None:
+            return [one.config.dim for one in self.searched.values()]
+        return affordable(self.sizes, self.budget - self.others)
 
     def fitting(self, widths: Widths, source: random.Random) -> Widths:
         """Return widths changed until they fill the budget and no more."""
