@@ -1,6 +1,7 @@
 """OptEmbed: thresholds of rows, learned in training, on a supernet of all widths.
 
-While it trains, each id is read at a width drawn from 1..D, and the thresholds follow
+While it trains, each id is read at a width drawn from 1..D (under a budget: from those that its
+table can have within it), and the thresholds follow
 
     loss + alpha * sum_f exp(-threshold_f)
 
@@ -12,6 +13,7 @@ Source: Lyu et al., "OptEmbed: Learning Optimal Embedding Table for Click-throug
 CIKM 2022, arXiv:2208.04482.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,30 +33,42 @@ class OptEmbed(Callback):
     Args:
         learning_rate: Of the thresholds; above 0.
         alpha: Weight of the term that drops rows; at least 0.
+        widest: By table, the largest width that is drawn; by default its dimension.
 
     Attributes:
         history: Thresholds at the end of each epoch, by table.
     """
 
-    def __init__(self, learning_rate: float = 1e-4, alpha: float = 1e-4) -> None:
+    def __init__(
+        self,
+        learning_rate: float = 1e-4,
+        alpha: float = 1e-4,
+        widest: Mapping[str, int] | None = None,
+    ) -> None:
         if not learning_rate > 0:
             raise RecembError(f"optembed: learning_rate must be above 0, got {learning_rate}")
         if not alpha >= 0:
             raise RecembError(f"optembed: alpha must be at least 0, got {alpha}")
+        for name, width in (widest or {}).items():
+            if width < 1:
+                raise RecembError(
+                    f"optembed: widest must be at least 1, got {width} for table {name!r}"
+                )
         self.learning_rate = learning_rate
         self.alpha = alpha
+        self.widest = dict(widest or {})
         self.history: list[dict[str, Tensor]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let gradients reach the thresholds, and draw widths."""
-        for one in thresholds_of(embeddings_of(pl_module)).values():
-            one.is_sampling = True
+        for name, one in thresholds_of(embeddings_of(pl_module)).items():
+            one.sampled = self.widest.get(name, one.dim)
             one.threshold_F.requires_grad_(True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Undo that."""
         for one in thresholds_of(embeddings_of(pl_module)).values():
-            one.is_sampling = False
+            one.sampled = 0
             one.threshold_F.requires_grad_(False)
             one.threshold_F.grad = None
 

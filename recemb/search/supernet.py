@@ -3,7 +3,7 @@
 Shapes: V ids of a table, S blocks, D dimensions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -290,7 +290,7 @@ def _counts(space: IdSpace) -> Tensor:
     return counts_V
 
 
-def other_bytes(embeddings: Embeddings, searched: Mapping[str, Searched]) -> int:
+def other_bytes(embeddings: Embeddings, searched: Collection[str]) -> int:
     """Return the serving bytes of the tables that were not searched."""
     return sum(
         config.serving_bytes(f"table {name!r}", embeddings.spaces[name])

@@ -71,7 +71,7 @@ class Thresholds(nn.Module):
     """The threshold and the width of each id space. Buffers: no optimizer of a training moves them.
 
     Attributes:
-        is_sampling: Whether, in training, each id is read at a width drawn from 1..D.
+        sampled: In training, each id is read at a width drawn from 1 to this one; 0: at its own.
     """
 
     threshold_F: Tensor
@@ -80,14 +80,14 @@ class Thresholds(nn.Module):
     def __init__(self, num_spaces: int, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.is_sampling = False
+        self.sampled = 0
         self.register_buffer("threshold_F", torch.zeros(num_spaces))
         self.register_buffer("width_F", torch.full((num_spaces,), dim, dtype=torch.int32))
 
     def forward(self, rows_ND: Tensor, space_N: Tensor) -> Tensor:
         """Return rows of id spaces, masked."""
-        if self.is_sampling and self.training:
-            width_N = torch.randint(1, self.dim + 1, space_N.shape, device=space_N.device)
+        if self.sampled and self.training:
+            width_N = torch.randint(1, self.sampled + 1, space_N.shape, device=space_N.device)
         else:
             width_N = self.width_F[space_N].to(torch.int64)
         element_D = torch.arange(self.dim, device=rows_ND.device)

@@ -39,7 +39,7 @@ def test_thresholds_follow_loss_and_penalty_by_hand() -> None:
     search.on_train_start(SimpleNamespace(), model)  # type: ignore[arg-type]
     thresholds = thresholds_of(model.embeddings)
     for one in thresholds.values():
-        one.is_sampling = False
+        one.sampled = 0
     # Item 20 has the norm 2.1: .05 above the threshold, where the slope is 2 - 4 * .05 = 1.8. Item
     # 9 has 1.0, 1.05 below: no slope. The row of item 20 is 21 * (.04, -.03, .02, -.01).
     got = model.embeddings({"item": ids([20, 9]), "user": ids([0])})
@@ -53,14 +53,17 @@ def test_thresholds_follow_loss_and_penalty_by_hand() -> None:
     search.on_train_batch_end(SimpleNamespace(), model, None, None, 1)  # type: ignore[arg-type]
     assert thresholds["users"].threshold_F.item() == pytest.approx(0.05 + 0.05 * math.exp(-0.05))
     search.on_train_end(SimpleNamespace(), model)  # type: ignore[arg-type]
-    assert not any(one.is_sampling or one.threshold_F.requires_grad for one in thresholds.values())
+    assert not any(one.sampled or one.threshold_F.requires_grad for one in thresholds.values())
 
 
 def test_widths_are_drawn_while_it_trains() -> None:
     model = Model()
     search = OptEmbed()
     search.on_train_start(SimpleNamespace(), model)  # type: ignore[arg-type]
-    assert all(one.is_sampling for one in thresholds_of(model.embeddings).values())
+    thresholds = thresholds_of(model.embeddings)
+    assert {name: one.sampled for name, one in thresholds.items()} == {"items": 4, "users": 3}
+    OptEmbed(widest={"items": 2}).on_train_start(SimpleNamespace(), model)  # type: ignore[arg-type]
+    assert {name: one.sampled for name, one in thresholds.items()} == {"items": 2, "users": 3}
 
 
 def test_rows_are_dropped_where_they_are_and_in_the_table_they_are_of() -> None:
@@ -105,5 +108,7 @@ def test_bad_settings_and_models_are_refused() -> None:
         OptEmbed(learning_rate=0)
     with pytest.raises(RecembError, match=r"^optembed: alpha must be at least 0, got -1"):
         OptEmbed(alpha=-1)
+    with pytest.raises(RecembError, match=r"^optembed: widest must be at least 1, got 0 for tab"):
+        OptEmbed(widest={"items": 0})
     with pytest.raises(RecembError, match=r"^optembed: no table is of kind thresholded"):
         thresholds_of(embeddings({"t": Full(dim=2)}, [feature("one", "t")]))

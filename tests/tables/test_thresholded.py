@@ -108,11 +108,13 @@ def test_widths_are_drawn_from_all_in_training_only() -> None:
     learned = module.learned["table_t"]
     keys = ids([7] * 4000)
     assert (as_tensor(module({"one": keys})["one"]) != 0).all()
-    learned.is_sampling = True
-    torch.manual_seed(1)
-    widths = (as_tensor(module({"one": keys})["one"]) != 0).sum(1)
-    # A thousand of each, with a deviation of 27.
-    counts = torch.bincount(widths, minlength=5).tolist()
-    assert counts[0] == 0
-    assert all(850 < count < 1150 for count in counts[1:])
+    for sampled in (4, 2):
+        learned.sampled = sampled
+        torch.manual_seed(1)
+        widths = (as_tensor(module({"one": keys})["one"]) != 0).sum(1)
+        # 4000 / sampled of each, with a deviation of at most 32.
+        counts = torch.bincount(widths, minlength=5).tolist()
+        assert counts[0] == 0
+        assert all(abs(count - 4000 / sampled) < 150 for count in counts[1 : sampled + 1])
+        assert not any(counts[sampled + 1 :])
     assert (as_tensor(module.eval()({"one": keys})["one"]) != 0).all()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from recemb.command_line.search.stages import Found, Search, Section
 from recemb.embeddings import Embeddings
-from recemb.search.supernet import block_ends
+from recemb.search.supernet import block_ends, other_bytes
 from recemb.search.within_budget import SCORES, Keep, best_columns, num_elements
 from recemb.tables.kind import num_ids
 
@@ -50,14 +50,9 @@ class MaskedSearch(Search):
         """Return how many elements of the plain tables of a model fit the budget."""
         budget = self.asked(embeddings)
         assert budget is not None
-        others = sum(
-            config.serving_bytes(f"table {name!r}", embeddings.spaces[name])
-            for name, config in embeddings.tables.items()
-            if name not in self.names
-        )
         tables = {
             name: (config, num_ids(f"table {name!r}", config, embeddings.spaces[name]))
             for name, config in embeddings.tables.items()
             if name in self.names
         }
-        return num_elements(tables, budget - others)
+        return num_elements(tables, budget - other_bytes(embeddings, self.names))

@@ -4,6 +4,8 @@ import functools
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
 
 from tqdm import tqdm
 
@@ -15,7 +17,7 @@ from recemb.files import whole_file
 from recemb.memory import human_bytes
 from recemb.search.evolution import Evolution, EvolutionSettings, Widths, affordable, filled
 from recemb.search.optembed import thresholds_of
-from recemb.search.supernet import Searched, thresholded, thresholded_tables
+from recemb.search.supernet import Searched, other_bytes, thresholded, thresholded_tables
 from recemb.search.within_budget import Keep
 from recemb.tables.full import Full
 from recemb.tables.kind import IdSpace, TableConfig
@@ -39,6 +41,7 @@ class OptEmbed(MaskedSearch):
         return {
             "learning_rate": self.options.threshold_learning_rate,
             "alpha": self.options.alpha,
+            "widest": self.widest(embeddings),
         }
 
     def searched_tables(self) -> dict[str, Searched]:
@@ -48,8 +51,9 @@ class OptEmbed(MaskedSearch):
     def find(self, form: Form) -> Found:
         """Evolve widths; a folder's evolution goes on after the last round that it has saved."""
         path = self.folder / "evolution.json"
+        widest = self.widest(self.embeddings)
         evolution = Evolution(
-            self.widest(),
+            [widest[name] for name in self.searched],
             EvolutionSettings(rounds=self.options.rounds),
             self.config["seed_everything"],
             self.fitting if self.budget is not None else lambda widths, _: widths,
@@ -115,14 +119,25 @@ class OptEmbed(MaskedSearch):
         own = [sizes[width - 1] for sizes, width in zip(self.sizes, widths, strict=True)]
         return sum(own) + self.others
 
-    def widest(self) -> list[int]:
+    def widest(self, embeddings: Embeddings) -> dict[str, int]:
         """Return the largest width of each table; where there is a budget, of those it allows.
 
-        Draws are then as wide as what can be had: a wider one would take the room of all others.
+        A wider one would take the room of all others. So the supernet is trained at widths that can
+        be had, and candidates are drawn from them.
         """
-        if self.budget is None:
-            return [one.config.dim for one in self.searched.values()]
-        return affordable(self.sizes, self.budget - self.others)
+        plain = {name: cast(Full, self.given[name]) for name in self.names}
+        budget = self.asked(embeddings)
+        if budget is None:
+            return {name: config.dim for name, config in plain.items()}
+        sizes = [
+            [
+                replace(config, dim=dim).serving_bytes(f"table {name!r}", embeddings.spaces[name])
+                for dim in range(1, config.dim + 1)
+            ]
+            for name, config in plain.items()
+        ]
+        room = budget - other_bytes(embeddings, self.names)
+        return dict(zip(plain, affordable(sizes, room), strict=True))
 
     def fitting(self, widths: Widths, source: random.Random) -> Widths:
         """Return widths changed until they fill the budget and no more."""
