@@ -8,15 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from data.batch import Batch
-from models.session import (
-    Codebook,
-    Evaluation,
-    Network,
-    Objective,
-    SessionTransformer,
-    last_of_each,
-    next_of_each,
-)
+from models.session import SessionTransformer, last_of_each, next_of_each
+from models.session_settings import Codebook, Evaluation, Network, Objective
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Jagged, KeyedJagged
