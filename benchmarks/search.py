@@ -12,7 +12,7 @@ and .01 the one at which the plain tables are best on validation (seed 1). The s
 chosen on validation too (seed 1). Every line has the same settings. Epochs are chosen by
 validation AUC, test is read once per training; searches see neither. Random selections and the
 sparse form of dnis, which take time, are trained once, for DeepFM. What does not depend on the
-budget is trained once per model and seed: the plain tables, and the supernets of dnis and optembed.
+budget is trained once per model and seed: the plain tables, and the supernet of dnis.
 
 DIN and matrix factorisation, the tasks of the paper of DNIS, are searched as their configurations
 are, by dnis alone.
@@ -57,7 +57,7 @@ OPTIONS: dict[str, list[str]] = {
 TRAINED = ["--forms", "dense", "--baselines", "full", "uniform", "mixed_dim", "pruning"]
 TRAINED_ONCE = ["--forms", "dense", "sparse", "--baselines", *TRAINED[3:], "random"]
 """Beside dnis, which is the first: for all methods, and with the first seed."""
-REUSED = {"dnis": ("supernet", "full"), "optembed": ("supernet",)}
+REUSED = {"dnis": ("supernet", "full")}
 """Folders of a run that do not depend on its budget."""
 
 
