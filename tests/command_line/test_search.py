@@ -194,7 +194,7 @@ def evolved(tmp_path_factory) -> Path:
     """A finished search by OptEmbed under a budget."""
     folder = tmp_path_factory.mktemp("optembed")
     own = ["--config", write(config(), folder), "--run", str(folder / "run"), *OPTEMBED]
-    assert main(["search", *own, "--share", "0.19"]) == 0
+    assert main(["search", *own, "--share", "0.25"]) == 0
     return folder / "run"
 
 
@@ -220,7 +220,7 @@ def test_optembed_returns_the_best_of_all_that_fit(evolved):
 def searching(folder: Path):
     """Return a search as it is when its supernet is trained."""
     source = str(folder.parent / "config.yaml")
-    options = parse(["--config", source, "--share", "0.19", *OPTEMBED], None)
+    options = parse(["--config", source, "--share", "0.25", *OPTEMBED], None)
     search = METHODS["optembed"](options, read_config(options), folder)
     search.load(json.loads((folder / "supernet/results.json").read_text()))
     return search

@@ -29,7 +29,6 @@ class OptEmbed(MaskedSearch):
     callback = "recemb.search.optembed.OptEmbed"
     learned = "thresholds"
     forms = ("dense",)
-    start = "fresh"
     needs_budget = False
 
     def supernet_table(self, name: str, config: Full, spaces: Sequence[IdSpace]) -> TableConfig:

@@ -59,7 +59,7 @@ def parse(arguments: list[str], about: str | None) -> argparse.Namespace:
         "--start",
         choices=("derived", "fresh"),
         help="what is trained from: the weights of the search (pep: those with which it began), or "
-        "new ones (default: fresh for optembed and autodim, else derived)",
+        "new ones (default: fresh for autodim, else derived)",
     )
     parser.add_argument("--blocks", type=int, default=10, help="of ids by frequency, at most")
     parser.add_argument("--block_ids", type=int, default=50, help="ids that a block has at least")
