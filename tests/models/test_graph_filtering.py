@@ -11,8 +11,9 @@ import yaml
 from torch.nn import functional as F
 
 from models.catalogue_ranking import best_items, metric_names, set_metrics
-from models.collaborative_filtering import Evaluation, Training
+from models.collaborative_filtering import Training
 from models.graph_filtering import Propagation
+from models.pair_ranking import Evaluation
 from recemb.command_line.main import main
 from recemb.errors import RecembError
 from recemb.rows.optimizers import SGD
@@ -118,8 +119,8 @@ def ranking(scores: list[float], taken: list[int]) -> list[int]:
 def test_a_ranking_is_that_of_plain_python(monkeypatch: pytest.MonkeyPatch) -> None:
     # Tiles of three items and two users.
     monkeypatch.setattr("models.catalogue_ranking.TILE_ITEMS", 3)
-    monkeypatch.setattr("models.collaborative_filtering.TILE_ITEMS", 3)
-    monkeypatch.setattr("models.collaborative_filtering.TILE_SCORES", 6)
+    monkeypatch.setattr("models.pair_ranking.TILE_ITEMS", 3)
+    monkeypatch.setattr("models.pair_ranking.TILE_SCORES", 6)
     evaluation = Evaluation(cutoffs=[1, 3], monitor="recall@3", popularity=[0.5])
     model = build("mf", evaluation=evaluation).eval()
     user_UD, item_VD = model.all_vectors()
