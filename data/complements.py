@@ -160,6 +160,12 @@ def unordered(pairs: pl.LazyFrame) -> pl.LazyFrame:
     return pairs.select(low=low, high=high).filter(pl.col("low") != pl.col("high")).unique()
 
 
+def distinct(file: TableFile, relations: Relations, column: str) -> pl.DataFrame:
+    """Return the unordered pairs of a list column, in an order that depends on nothing else."""
+    pairs = related(file, relations, column)
+    return file.collect(unordered(pairs)).sort("low", "high")
+
+
 def both_orders(pairs: pl.DataFrame) -> pl.DataFrame:
     """Return unordered pairs as ``item`` and ``context`` in both orders."""
     first = pairs.rename({"low": "item", "high": "context"})
@@ -203,9 +209,9 @@ def write_parts(data: Complements, files: dict[str, TableFile], target: Path) ->
     truth, substitutes = None, None
     if relations is not None:
         file = files["relations"]
-        truth = file.collect(unordered(related(file, relations, relations.complements)))
+        truth = distinct(file, relations, relations.complements)
         if relations.substitutes is not None:
-            substitutes = file.collect(unordered(related(file, relations, relations.substitutes)))
+            substitutes = distinct(file, relations, relations.substitutes)
     with whole_folder(target) as new:
         writer = TrainingWriter(new / "train.parquet", data.shares)
         if truth is not None and data.sources != "baskets":

@@ -107,13 +107,18 @@ def synthetic_pairs(
         tokens = tokens_of(settings, baskets, relations, files, catalogue)
         similar = similar_by_tokens(tokens, settings.num_similar, without, with_pairs)
     lent = similar.join(pairs.rename({"item": "similar"}), on="similar")
-    scored = lent.group_by("item", "context").agg(pl.col("similarity").sum())
+    scored = lent.group_by("item", "context").agg(similarity=summed_similarity())
     ranked = scored.filter(pl.col("item") != pl.col("context")).sort(
         "item", "similarity", "context", descending=[False, True, False]
     )
     return ranked.group_by("item", maintain_order=True).head(settings.num_pairs).select(
         "item", "context"
     )  # fmt: skip
+
+
+def summed_similarity() -> pl.Expr:
+    """Return the sum of a group, rounded: threads add in any order, and ties must stay ties."""
+    return pl.col("similarity").sum().round(9)
 
 
 def tokens_of(
@@ -178,7 +183,7 @@ def similar_by_tokens(
         both = asked.join(others, on="token").with_columns(
             similarity=pl.col("weight") * pl.col("other")
         )
-        summed = both.group_by("item", "similar").agg(pl.col("similarity").sum())
+        summed = both.group_by("item", "similar").agg(similarity=summed_similarity())
         ranked = summed.sort("item", "similarity", "similar", descending=[False, True, False])
         parts.append(ranked.group_by("item", maintain_order=True).head(count))
     kind = without["item"].dtype

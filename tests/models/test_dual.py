@@ -267,7 +267,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": {
             "class_path": "models.dual.Dual",
             "init_args": {
-                "tables": {name: {"kind": "full", "dim": 8} for name in ("in", "out")},
+                "tables": {name: {"kind": "full", "dim": 16} for name in ("in", "out")},
                 "features": {"item": {"table": "in"}, "context": {"table": "out"}},
                 "rows_optimizer": {"kind": "adam", "learning_rate": 0.05},
             },
