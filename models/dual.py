@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch
+from models.catalogue_ranking import metric_names
 from models.pair_ranking import Evaluation, PairRanking
 from models.skip_gram import Noise, SkipGram, skip_gram_losses
 from recemb import collectives, processes
 from recemb.features import FeatureConfig
+from recemb.monitor import Monitor
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
@@ -36,8 +38,10 @@ class Dual(PairRanking):
     without a prefix are those of complements by IN.OUT; ``complements_in_in/...``,
     ``substitutes_in_in/...`` and ``substitutes_in_out/...`` are those of the other pairings of
     truth and vectors; ``covered/...`` are those without a prefix of items that have training pairs,
-    ``uncovered/...`` of the others. ``coverage`` is the share of all items that have training
-    pairs, synthetic ones included.
+    ``uncovered/...`` of the others. ``both/...`` are the means of complements by IN.OUT and
+    substitutes by IN.IN: a model is for both, so by ``both`` and the metric of
+    ``evaluation.monitor`` its epochs are compared. ``coverage`` is the share of all items that have
+    training pairs, synthetic ones included.
 
     Args:
         schema: What the data holds: columns ``item`` and ``context`` of one vocabulary, the
@@ -71,6 +75,7 @@ class Dual(PairRanking):
     ) -> None:
         evaluation = evaluation or Evaluation(cutoffs=[10], monitor="recall@10")
         super().__init__(schema, tables, features, evaluation, learning_rate, rows_optimizer)
+        self.monitor = Monitor(f"val/both/{self.evaluation.monitor}", "max")
         self.skip_gram = skip_gram or SkipGram()
         self.skip_gram.check()
         vocabulary = schema.vocabularies[schema.id_space(self.query)]
@@ -137,7 +142,7 @@ class Dual(PairRanking):
         item_P, context_P, is_complement_P = self.gathered_pairs()
         in_VD, out_VD = self.all_vectors()
         for name, value in self.compare(in_VD, out_VD, item_P, context_P, is_complement_P).items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == self.evaluation.monitor)
+            self.log(f"{stage}/{name}", value, prog_bar=name == self.monitor.metric)
 
     def compare(
         self,
@@ -177,4 +182,8 @@ class Dual(PairRanking):
                 for name, value in measured.items()
                 if not (prefix and name in buckets)
             }
+        for name in metric_names(self.evaluation.cutoffs):
+            # Where there are no substitutes, or no complements, the other is all that is asked for.
+            own = [found[key] for key in (name, f"substitutes_in_in/{name}") if key in found]
+            found[f"both/{name}"] = sum(own) / len(own)
         return found

@@ -174,7 +174,13 @@ def test_rankings_are_those_of_plain_python() -> None:
         # Items 0, 1, 2 have pairs, item 4 has a synthetic one.
         "coverage": 4 / 6,
     }
+    wanted["both/recall@2"] = (recall(1, out_VD) + recall(0, like)) / 2
     assert {name: got[name] for name in wanted} == pytest.approx(wanted)
+    alone = model.compare(
+        in_VD, out_VD, *(one[label_P > 0] for one in (item_P, context_P, label_P > 0))
+    )
+    assert alone["both/recall@2"] == pytest.approx(wanted["recall@2"])
+    assert not any(name.startswith("substitutes") for name in alone)
     assert len(set(wanted.values())) > 3
 
 

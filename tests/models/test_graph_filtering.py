@@ -18,7 +18,7 @@ from recemb.command_line.main import main
 from recemb.errors import RecembError
 from recemb.rows.optimizers import SGD
 from recemb.serving.export import export
-from tests.models.pairs import MODELS, NUM_ITEMS, SEEN, adjacency, batch, build, rows
+from tests.models.pairs import MODELS, NUM_ITEMS, NUM_USERS, SEEN, adjacency, batch, build, rows
 
 
 def layers_of(model: object, dense: torch.Tensor, x_ND: torch.Tensor) -> torch.Tensor:
@@ -183,8 +183,9 @@ def test_what_is_exported_recommends(kind: str, tmp_path: Path) -> None:
     results = export(model, model.schema, tmp_path / "model.pt")
     assert max(results["parity"].values()) <= 1e-5
     program = torch.jit.load(tmp_path / "model.pt")
-    items, scores = program({"user": torch.tensor([10, 777])})
+    items, scores, vectors = program({"user": torch.tensor([10, 777])})
     user_UD, item_VD = model.all_vectors()
+    torch.testing.assert_close(vectors, user_UD[[1, NUM_USERS]])
     order = ranking((item_VD @ user_UD[1]).tolist(), SEEN[1])
     assert items[0, : len(order)].tolist() == [10 * item for item in order]
     assert scores[0, len(order) :].tolist() == [-math.inf] * 3
@@ -278,7 +279,7 @@ def test_tastes_are_found_and_the_best_epoch_is_kept(config: Path, tmp_path: Pat
     assert main([*asked, "--run", str(tmp_path / "all")]) == 0
     rows = pl.read_parquet(tmp_path / "all/recommendations.parquet")
     program = torch.jit.load(tmp_path / "exported/model.pt")
-    items, _ = program({"user": torch.tensor([3, 70, 999])})
+    items, _, _ = program({"user": torch.tensor([3, 70, 999])})
     assert rows["user"].to_list() == [name for name in ("3", "70", "999") for _ in range(5)]
     assert rows["item"].to_list() == items[:, :5].flatten().tolist()
     pytest.importorskip("faiss")
