@@ -37,6 +37,7 @@ SETTINGS: dict[str, list[str]] = {
     "exponent 1": [f"{GRAM}.exponent", "1"],
     "30 negatives": [f"{GRAM}.num_negatives", "30"],
     "l2 0.003": [f"{GRAM}.l2", "0.003"],
+    "l2 0.01": [f"{GRAM}.l2", "0.01"],
     "l2 0.03": [f"{GRAM}.l2", "0.03"],
     "subsample 0.0001": [f"{GRAM}.subsample", "0.0001"],
     "learning rate 0.003": [RATE, "0.003"],

@@ -35,7 +35,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import torch
 
-from data.columns import AttributeFile, IdColumn, ListColumn
+from data.columns import AttributeFile, Columns, IdColumn, ListColumn
 from data.files import ROW_GROUP, TableFile, cache_root, data_root, fingerprint
 from data.held_out import PARTS
 from data.pair_sources import Baskets, Relations, basket_parts, related
@@ -147,11 +147,11 @@ class Complements(Prepared):
             write_parts(self, files, target)
         self.folder = target
 
-    def _read(self, columns: object, attributes: AttributeFile | None) -> Schema:
+    def _read(self, columns: Columns, attributes: AttributeFile | None) -> Schema:
         files = [self.file(stage) for stage in STAGES]
         catalogue = TableFile(self.folder / CATALOGUE)
         others = [*files[1:], catalogue]
-        return build_schema(files[0], self.columns, attributes, self.folder, others)
+        return build_schema(files[0], columns, attributes, self.folder, others)
 
 
 def unordered(pairs: pl.LazyFrame) -> pl.LazyFrame:

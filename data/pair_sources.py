@@ -102,7 +102,13 @@ def basket_parts(file: TableFile, baskets: Baskets) -> Iterator[pl.DataFrame]:
                 f"{file.path}: column {name!r}: an event must have it, got {nulls[name][0]} nulls; "
                 "fill them or drop the rows"
             )
-    kind = id_type(file.scan().collect_schema()[baskets.item])
+    types = file.scan().collect_schema()
+    kind = id_type(types[baskets.item])
+    if baskets.longest is not None and not types[baskets.time or "row"].is_numeric():
+        raise RecembError(
+            f"{file.path}: column {baskets.time!r}: with longest, times must be numbers, got type "
+            f"{types[baskets.time or 'row']}; convert them, to seconds for example"
+        )
     events = file.scan().with_row_index("row").select(
         "row",
         basket=pl.col(baskets.basket),

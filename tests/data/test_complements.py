@@ -259,6 +259,10 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         Complements(baskets=Baskets(path=str(path))).prepare_data()
     with pytest.raises(RecembError, match=r"column 'complements' is missing"):
         Complements(relations=Relations(path=str(path))).prepare_data()
+    pl.DataFrame({"basket": [1, 1], "item": [2, 3], "at": ["a", "b"]}).write_parquet(path)
+    baskets = Baskets(path=str(path), time="at", longest=3)
+    with pytest.raises(RecembError, match=r"column 'at': with longest, times must be numbers, got"):
+        Complements(baskets=baskets).prepare_data()
     pl.DataFrame({"item": [1], "complements": [2]}).write_parquet(path)
     with pytest.raises(RecembError, match=r"'complements': values must be lists, got type Int64"):
         Complements(relations=Relations(path=str(path))).prepare_data()
