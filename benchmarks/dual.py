@@ -6,7 +6,8 @@ Run ``python benchmarks/dual.py`` from the root with ``RECEMB_DATA`` set. In thi
 2. Settings: a training with seed 1 for each of those below, beside the configuration as it is; the
    best by validation (mean of recall@10 of complements by IN.OUT and of substitutes by IN.IN) is
    taken. ``--as_is`` leaves this out and takes the configuration.
-3. Per seed, one training with them, and one without synthetic pairs; each is tested once.
+3. Per seed, one training with them, and one without synthetic pairs; each is tested once, the
+   first also with substitutes that are not also bought (``exclusive``).
 
 Every training is a ``python -m recemb fit`` that can be repeated by hand, with ``--resume``: stop
 and go on when you like; what is finished is not run again. The trainings of step 2 end with a
@@ -58,11 +59,16 @@ SHOWN = {
 
 def fit(folder: Path, options: list[str]) -> dict:
     """Train, or go on, unless it is done; return the results."""
+    return recemb("fit", folder, ["--resume", *options])
+
+
+def recemb(verb: str, folder: Path, options: list[str]) -> dict:
+    """Run a verb unless it is done; return the results."""
     results = folder / "results.json"
     if not results.is_file():
         print(folder.name, flush=True)
-        command = [sys.executable, "-m", "recemb", "fit", "--config", CONFIG, "--run", str(folder)]
-        command += ["--resume", "--trainer.enable_progress_bar", "false", *options]
+        command = [sys.executable, "-m", "recemb", verb, "--config", CONFIG, "--run", str(folder)]
+        command += ["--trainer.enable_progress_bar", "false", *options]
         environment = {"OMP_NUM_THREADS": "1", **os.environ}
         ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         if ended.returncode:
@@ -171,6 +177,13 @@ def write(results: dict) -> None:
             kind = name.partition(",")[0]
             floor = results["popularity"]["test"].get(kind)
             lines.append(f"| {name} | {' | '.join(cells)} | {f'{floor:.4f}' if floor else ''} |")
+        for pairing in ("in_in", "in_out"):
+            key = f"test/substitutes_{pairing}/recall@10"
+            values = [f"{run['exclusive'][key]:.4f}" for run in results["runs"]["synthetic"]]
+            product = pairing.upper().replace("_", ".")
+            lines.append(
+                f"| substitutes that are not complements, {product} | {', '.join(values)} | | |"
+            )
         seconds = [run["seconds"] for run in results["runs"]["synthetic"]]
         lines += ["", f"Settings: {results['chosen']}; seconds of a training: {seconds}.", ""]
     if results.get("tried"):
@@ -233,6 +246,10 @@ def main() -> None:
             name = f"{which}-{results['chosen'].replace(' ', '_')}-{seed}"
             run = fit(root / name, given)
             kept = {one: run[one] for one in ("seed", "metrics", "seconds")}
+            if which == "synthetic":
+                best = ["--ckpt_path", str(root / name / "checkpoints" / "best.ckpt")]
+                asked = [*given, "--data.init_args.exclusive", "true", *best]
+                kept["exclusive"] = recemb("test", root / f"{name}-exclusive", asked)["metrics"]
             runs[which].append(kept)
         results["runs"] = runs
         write(results)

@@ -63,6 +63,8 @@ class Complements(Prepared):
         baskets: Events; needed unless relations are given.
         relations: Of items; needed unless baskets are given.
         sources: Which of them training pairs come from.
+        exclusive: Whether a pair that is said to be both is a complement alone; else it is a
+            substitute as well, unless training has it.
         synthetic: If given, items without training pairs get those of similar items.
         validation_share: Of unordered pairs of complements; of substitutes, half are validation.
         test_share: Likewise; the other half of substitutes is test.
@@ -83,6 +85,7 @@ class Complements(Prepared):
         baskets: Baskets | None = None,
         relations: Relations | None = None,
         sources: Sources = "both",
+        exclusive: bool = False,
         synthetic: Synthetic | None = None,
         validation_share: float = 0.1,
         test_share: float = 0.1,
@@ -107,6 +110,7 @@ class Complements(Prepared):
             synthetic.check(has_baskets=baskets is not None)
         self.baskets, self.relations = baskets, relations
         self.sources, self.synthetic = sources, synthetic
+        self.exclusive = exclusive
         self.shares = (validation_share, test_share)
         super().__init__(
             folder=str(cache_root()),
@@ -139,6 +143,7 @@ class Complements(Prepared):
             if one is not None
         }
         settings = f"{self.baskets}{self.relations}{self.sources}{self.synthetic}{self.shares}"
+        settings += str(self.exclusive)
         settings += "".join(fingerprint(file.path) for file in files.values())
         name = hashlib.sha256(settings.encode()).hexdigest()[:16]
         first = next(iter(files.values()))
@@ -230,6 +235,8 @@ def write_parts(data: Complements, files: dict[str, TableFile], target: Path) ->
         if substitutes is not None:
             # A pair that training has as a complement is not ranked, so it is no answer.
             own = substitutes.join(trained, on=["low", "high"], how="anti")
+            if data.exclusive and truth is not None:
+                own = own.join(truth, on=["low", "high"], how="anti")
             own = own.rename({"low": "item", "high": "context"})
             half = place_of(own, "item", "context", SALT_SUBSTITUTES) < 0.5
             of_half = pl.Series("stage", ["test", "validation"]).gather(half.cast(pl.UInt32))

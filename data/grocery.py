@@ -24,6 +24,7 @@ class Grocery(Complements):
             user reviewed within ``window`` reviews and ``days``), or ``both``.
         window: Reviews of a user so many apart at most are a pair.
         days: Nor are reviews that are more days apart; 0: those of one day.
+        exclusive: Whether substitutes are what is also viewed and not also bought.
         synthetic: Whether items without pairs get those of items with reviewers in common.
         num_similar: Of such items, so many lend their pairs.
         num_pairs: Synthetic pairs of an item at most.
@@ -38,6 +39,7 @@ class Grocery(Complements):
         sources: Sources = "relations",
         window: int = 5,
         days: int = 0,
+        exclusive: bool = False,
         synthetic: bool = True,
         num_similar: int = 10,
         num_pairs: int = 20,
@@ -65,6 +67,7 @@ class Grocery(Complements):
                 substitutes="r_substitute",
             ),
             sources=sources,
+            exclusive=exclusive,
             synthetic=alike if synthetic else None,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,

@@ -108,6 +108,12 @@ def test_substitutes_are_no_complements_of_training(items: Path) -> None:
     assert not found["validation"] & found["test"]
     assert min(len(one) for one in found.values()) > 20
     assert pairs_in(data, "train", 0) == []
+    apart = of_items(items, validation_share=0.2, test_share=0.2, exclusive=True)
+    found = {stage: unordered(pairs_in(apart, stage, 0)) for stage in ("validation", "test")}
+    assert found["validation"] | found["test"] == {
+        (min(n, (n + 10) % 60), max(n, (n + 10) % 60)) for n in range(60)
+    }
+    assert pairs_in(apart, "test") == pairs_in(data, "test")
 
 
 def test_seen_is_the_item_and_its_contexts_of_training(items: Path) -> None:
