@@ -117,13 +117,11 @@ def floor_model(train_on: str):
 
 def measured(data, model, stage: str, x_ND: torch.Tensor) -> dict[str, float]:
     """Return the metrics of vectors of all nodes."""
-    from models.collaborative_filtering import pairs_of
-
     user_P, item_P = map(
-        torch.cat, zip(*(pairs_of(batch) for batch in data.loader(stage)), strict=True)
+        torch.cat, zip(*(model.pairs_of(batch) for batch in data.loader(stage)), strict=True)
     )
-    item_VD = x_ND[model.num_users :][: model.num_items]
-    return model.measure(x_ND[: model.num_users], item_VD, user_P, item_P)
+    item_VD = x_ND[model.num_queries :][: model.num_items]
+    return model.measure(x_ND[: model.num_queries], item_VD, user_P, item_P)
 
 
 def baselines() -> dict[str, dict]:
@@ -139,7 +137,7 @@ def baselines() -> dict[str, dict]:
     }
     for stage, (data, model) in sides.items():
         degree = graphs[stage].offsets_N1.diff().float()
-        degree[: model.num_users] = 1
+        degree[: model.num_queries] = 1
         metrics = measured(data, model, stage, degree.unsqueeze(1))
         found.setdefault("popularity", {})[stage] = metrics
 

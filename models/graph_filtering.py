@@ -16,10 +16,10 @@ from torch import Tensor
 from models.collaborative_filtering import (
     ITEM,
     CollaborativeFiltering,
-    Evaluation,
     SampleVectors,
     Training,
 )
+from models.pair_ranking import Evaluation
 from models.propagation import BipartiteGraph, Layer, Neighbourhood
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
@@ -131,5 +131,5 @@ class GraphFiltering(CollaborativeFiltering):
         """Return the propagated vectors of all, from all neighbours."""
         x_ND = torch.cat(self.embed_all())
         found_ND, _ = self.propagate(x_ND, self.graph.whole(self.propagation.num_layers).layers)
-        user_UD, item_VD = found_ND[: self.num_users], found_ND[self.num_users :]
-        return self.with_unknown_user(user_UD), item_VD[: self.num_items]
+        user_UD, item_VD = found_ND[: self.num_queries], found_ND[self.num_queries :]
+        return self.with_unknown(user_UD), item_VD[: self.num_items]

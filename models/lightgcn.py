@@ -11,8 +11,9 @@ Recommendation", SIGIR 2020, arXiv:2002.02126.
 
 from torch import Tensor
 
-from models.collaborative_filtering import Evaluation, Training
+from models.collaborative_filtering import Training
 from models.graph_filtering import GraphFiltering, Propagation
+from models.pair_ranking import Evaluation
 from models.propagation import Layer
 from recemb.features import FeatureConfig
 from recemb.rows.optimizers import AnyRowsOptimizer

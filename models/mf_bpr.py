@@ -12,10 +12,10 @@ from torch import Tensor
 
 from models.collaborative_filtering import (
     CollaborativeFiltering,
-    Evaluation,
     SampleVectors,
     Training,
 )
+from models.pair_ranking import Evaluation
 from recemb.features import FeatureConfig
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
@@ -53,8 +53,3 @@ class MatrixFactorizationBPR(CollaborativeFiltering):
         """Return the tables' vectors."""
         user_BD, item_CD = self.vectors(user_B, item_C)
         return SampleVectors(user_BD, item_CD, user_BD.square().sum() + item_CD.square().sum())
-
-    def all_vectors(self) -> tuple[Tensor, Tensor]:
-        """Return the tables' vectors of all."""
-        user_UD, item_VD = self.embed_all()
-        return self.with_unknown_user(user_UD), item_VD[: self.num_items]

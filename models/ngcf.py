@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.collaborative_filtering import Evaluation, Training
+from models.collaborative_filtering import Training
 from models.graph_filtering import GraphFiltering, Propagation
+from models.pair_ranking import Evaluation
 from models.propagation import Layer
 from recemb.features import FeatureConfig
 from recemb.rows.optimizers import AnyRowsOptimizer

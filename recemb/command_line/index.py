@@ -94,7 +94,7 @@ def run(arguments: list[str]) -> None:
 
 @torch.no_grad()
 def vectors_and_queries(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a model's item vectors, and queries: users where it has them, else items.
+    """Return a model's item vectors, and queries: what it is asked by, else items.
 
     Raises:
         RecembError: If the model has no vectors of items.
@@ -105,7 +105,7 @@ def vectors_and_queries(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
         return item_VD, user_UD[order_U[:QUERIES]]
     if not hasattr(model, "item_vectors"):
         raise RecembError(
-            f"index: {type(model).__name__} has no vectors of items; use a session or graph model"
+            f"index: {type(model).__name__} has no vectors of items; use a model that ranks items"
         )
     item_VD = cast(Catalogue, model).item_vectors()
     order_V = torch.randperm(len(item_VD), generator=torch.Generator().manual_seed(1))

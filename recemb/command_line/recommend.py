@@ -1,4 +1,4 @@
-"""The verb ``recommend``: the best items of users, without those that training has of them."""
+"""The verb ``recommend``: the best items of users, or the complements of items."""
 
 import argparse
 import time
@@ -21,17 +21,25 @@ from recemb.serving.program import with_served_tables
 from recemb.serving.recommend import Recommender
 from recemb.vocabulary import Vocabulary
 
-USER, ITEM = "user", "item"
+ITEM = "item"
 SHOWN = 10
-"""Users that are printed."""
+"""Queries that are printed."""
+QUERIES = {
+    "users": ("user", "the best items of users"),
+    "complements_of": ("item", "what goes with items"),
+    "substitutes_of": ("item", "what is like items"),
+}
+"""By option, what the model must be asked for, and what comes out."""
 
 
 def run(arguments: list[str]) -> None:
-    """Write the best items of users, and print some."""
+    """Write the best items of users, or what goes with items or is like them; print some."""
     parser = argparse.ArgumentParser(prog="python -m recemb recommend", description=run.__doc__)
-    parser.add_argument("checkpoint", type=Path, help="written by fit, of a model of user and item")
-    parser.add_argument("--users", nargs="+", required=True, help="raw ids, as in the data")
-    parser.add_argument("--count", type=int, default=10, help="items per user")
+    parser.add_argument("checkpoint", type=Path, help="written by fit, of a model that ranks items")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    for name, (_, meaning) in QUERIES.items():
+        asked.add_argument(f"--{name}", nargs="+", help=f"{meaning}; raw ids, as in the data")
+    parser.add_argument("--count", type=int, default=10, help="items per query")
     parser.add_argument("--index", type=Path, help="folder that recemb index wrote of this model")
     parser.add_argument("--items", type=Path, help="parquet file of items, for --where")
     parser.add_argument("--key", default=ITEM, help="column of raw item ids in that file")
@@ -48,25 +56,30 @@ def run(arguments: list[str]) -> None:
         raise RecembError("recommend: --where and --items go together; give both or neither")
     started = time.perf_counter()
     model, schema = rebuild(options.checkpoint, options.allow)
-    if not hasattr(model, "recommend"):
+    option = next(name for name in QUERIES if getattr(options, name))
+    query, given = QUERIES[option][0], getattr(options, option)
+    if not hasattr(model, "recommend") or model.query != query:
+        can = [name for name, (one, _) in QUERIES.items() if one == getattr(model, "query", None)]
         raise RecembError(
-            f"{options.checkpoint}: {type(model).__name__} has no users to recommend to; use a "
-            "model of pairs of users and items"
+            f"{options.checkpoint}: {type(model).__name__} cannot be asked for --{option}, but for "
+            f"{[f'--{name}' for name in can] or 'nothing'}; use a model of {query}s"
         )
-    users, items = schema.vocabularies[USER], schema.vocabularies[ITEM]
-    user_B = users.lookup(raw_users(options.users, users))
+    queries = schema.vocabularies[schema.id_space(query)]
+    items = schema.vocabularies[schema.id_space(cast(str, model.answer))]
+    user_B = queries.lookup(raw_queries(given, queries))
     allowed_V = None
     if options.where is not None:
         allowed_V = allowed_items(options.items, options.key, options.where, items)
     index = ItemIndex.load(options.index) if options.index else None
-    items_BK, scores_BK = best(
-        with_served_tables(model.eval()), user_B, options.count, allowed_V, index
-    )
+    served = with_served_tables(model.eval())
+    alike = option == "substitutes_of"
+    items_BK, scores_BK = best(served, user_B, options.count, allowed_V, index, alike)
     raw_BK = raw_of_index(items)[items_BK]
+    column = "query" if query == ITEM else query  # beside the column of the items that come
     rows = pl.DataFrame(
         {
-            "user": [name for name in options.users for _ in range(raw_BK.shape[1])],
-            "rank": list(range(1, raw_BK.shape[1] + 1)) * len(options.users),
+            column: [name for name in given for _ in range(raw_BK.shape[1])],
+            "rank": list(range(1, raw_BK.shape[1] + 1)) * len(given),
             "item": raw_BK.flatten().numpy(),
             "score": scores_BK.flatten().numpy(),
         }
@@ -75,33 +88,36 @@ def run(arguments: list[str]) -> None:
     path = folder / "recommendations.parquet"
     with whole_file(path) as temporary:
         rows.write_parquet(temporary)
-    for name in options.users[:SHOWN]:
-        print(f"{name}: {' '.join(map(str, rows.filter(pl.col('user') == name)['item']))}")
+    for name in given[:SHOWN]:
+        print(f"{name}: {' '.join(map(str, rows.filter(pl.col(column) == name)['item']))}")
     results = {
         "verb": "recommend",
         "versions": versions(),
         "run": str(folder),
         "checkpoint": str(options.checkpoint),
         "recommendations": str(path),
-        "users": len(options.users),
-        "unknown_users": int((user_B >= users.num_known).sum()),
+        "asked": option,
+        "queries": len(given),
+        "unknown_queries": int((user_B >= queries.num_known).sum()),
         "seconds": round(time.perf_counter() - started, 3),
         "peak_memory_bytes": peak_memory_bytes(),
     }
     write_results(results, folder, options.json)
 
 
-def raw_users(given: list[str], vocabulary: Vocabulary) -> Tensor:
-    """Return users of the command line as raw ids.
+def raw_queries(given: list[str], vocabulary: Vocabulary) -> Tensor:
+    """Return users or items of the command line as raw ids.
 
     Raises:
-        RecembError: If users are integers and one is none.
+        RecembError: If ids are integers and one is none.
     """
     if vocabulary.is_text:
         return torch.from_numpy(hash_strings(pl.Series(given)).to_numpy().copy())
     for name in given:
         if not name.lstrip("-").isdigit():
-            raise RecembError(f"recommend: users are integers in this model, got {name!r}")
+            raise RecembError(
+                f"recommend: {vocabulary.name}s are integers in this model, got {name!r}"
+            )
     return torch.tensor([int(name) for name in given])
 
 
@@ -132,22 +148,27 @@ def best(
     count: int,
     allowed_V: Tensor | None = None,
     index: ItemIndex | None = None,
+    alike: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return the best items of users that are allowed and that they do not have: (B, K) each.
+    """Return the best items of queries that are allowed and that they do not have: (B, K) each.
 
     Where there are fewer, the last scores are minus infinity.
 
     Args:
-        model: Of users and items.
-        user_B: Indices of users.
+        model: That ranks items.
+        user_B: Indices of queries.
         count: K, or all items where they are fewer.
         allowed_V: Which items may be found; None: all.
         index: Of the model's item vectors; None: all items are scored.
+        alike: Whether items are ranked by their vectors as queries: what is like them.
 
     Raises:
         RecembError: If the index is of another model.
     """
-    user_UD, item_VD = cast(Recommender, model).all_vectors()
+    recommender = cast(Recommender, model)
+    user_UD, item_VD = recommender.all_vectors()
+    if alike:
+        item_VD = user_UD[: recommender.num_items]
     if index is None:
         index = ItemIndex.exactly(item_VD)
     elif index.vectors_VD.shape != item_VD.shape:

@@ -1,13 +1,14 @@
-"""The served program of collaborative filtering: raw users in, their best items out.
+"""The served program of models that rank all items for a query: raw queries in, best items out.
 
-    user  (B,) int64 raw ids
-    ->    (B, K) int64 raw items and (B, K) float32 scores, best first
+    <query>  (B,) int64 raw ids: of users, or of the items whose complements are asked for
+    ->       (B, K) int64 raw items and (B, K) float32 scores, best first, and (B, D) float32: the
+             queries' vectors, with which an index of the items can be searched elsewhere
 
-Items that training has of a user are left out. A user who is not known has the mean of all users'
-vectors, so gets what most like. Vectors that propagate are propagated once, when the program is
-made, and it holds them; where vectors are those of the tables, it holds the tables as they are
-served. A raw id is the integer of the training file, or xxHash64 (seed 0, UTF-8, as signed int64)
-of its string.
+Items that training has of a query are left out. A query that is not known has the mean of all
+queries' vectors, so gets what fits most. Vectors that propagate are propagated once, when the
+program is made, and it holds them; where vectors are those of the tables, it holds the tables as
+they are served. A raw id is the integer of the training file, or xxHash64 (seed 0, UTF-8, as signed
+int64) of its string.
 """
 
 from collections.abc import Collection
@@ -22,27 +23,32 @@ from recemb.serving.next_item import NUM_BEST, TOLERANCE, list_difference, raw_o
 from recemb.serving.parity import index_of
 from recemb.serving.program import Program
 
-USER, ITEM = "user", "item"
-
 
 class Recommender(Protocol):
     """What a model must offer to be served."""
 
     schema: Schema
+    query: str
+    """The column of queries."""
+    answer: str
+    """The column of items that are ranked."""
     num_items: int
     is_propagated: bool
     """Whether vectors are more than what the tables compose."""
 
     def vectors(self, user_B: Tensor, item_C: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the vectors that tables compose of users and items."""
+        """Return the vectors that tables compose of queries and items."""
 
     def all_vectors(self) -> tuple[Tensor, Tensor]:
-        """Return the vectors of all users, unknown ones included, and of all known items."""
+        """Return the vectors of all queries, unknown ones included, and of all known items."""
+
+    def is_known(self, user_B: Tensor) -> Tensor:
+        """Return whether training has learned something of queries: (B,)."""
 
     def recommend(
         self, user_BD: Tensor, item_VD: Tensor, user_B: Tensor, count: int
     ) -> tuple[Tensor, Tensor]:
-        """Return the best items of users (B, count), as indices, and their scores."""
+        """Return the best items of queries (B, count), as indices, and their scores."""
 
 
 class RecommendProgram(Program):
@@ -54,13 +60,16 @@ class RecommendProgram(Program):
 
     def __init__(self, model: nn.Module) -> None:
         self.is_propagated = bool(model.is_propagated)
+        schema, self.query = cast(Schema, model.schema), cast(str, model.query)
+        self.space = schema.id_space(self.query)
+        self.items = schema.vocabularies[schema.id_space(cast(str, model.answer))]
         kept = () if self.is_propagated else ("embeddings",)
         unused = [name for name, _ in model.named_children() if name not in kept]
         super().__init__(model, unused=[*unused, "bucket_ends"])
 
     def spaces(self) -> Collection[str | None]:
-        """Return the id spaces of users; items only come out."""
-        return {USER}
+        """Return the id spaces of queries; items only come out."""
+        return {self.space}
 
     @torch.no_grad()
     def use(self, model: nn.Module) -> None:
@@ -68,7 +77,7 @@ class RecommendProgram(Program):
         recommender = cast(Recommender, model)
         self._model = (recommender,)  # in a tuple, lest it become a part once more
         user_UD, item_VD = recommender.all_vectors()
-        self.register_buffer("raw_V", raw_of_index(self.schema.vocabularies[ITEM]))
+        self.register_buffer("raw_V", raw_of_index(self.items))
         if self.is_propagated:
             self.register_buffer("user_UD", user_UD)
             self.register_buffer("item_VD", item_VD)
@@ -76,30 +85,29 @@ class RecommendProgram(Program):
             self.register_buffer("mean_D", user_UD[-1])
             self.register_buffer("items_V", torch.arange(recommender.num_items))
 
-    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the best items and their scores."""
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the best items, their scores and the queries' vectors."""
         (model,) = self._model
-        user_B = self.index(USER, USER, inputs[USER])
+        user_B = self.index(self.query, self.space, inputs[self.query])
         if self.is_propagated:
             user_BD, item_VD = self.get_buffer("user_UD")[user_B], self.get_buffer("item_VD")
         else:
             user_BD, item_VD = model.vectors(user_B, self.get_buffer("items_V"))
-            offsets_U1 = self.get_buffer("seen_offsets_U1")
-            has_items_B = offsets_U1[user_B + 1] > offsets_U1[user_B]
-            user_BD = torch.where(has_items_B.unsqueeze(1), user_BD, self.get_buffer("mean_D"))
+            is_known_B1 = model.is_known(user_B).unsqueeze(1)
+            user_BD = torch.where(is_known_B1, user_BD, self.get_buffer("mean_D"))
         count = min(NUM_BEST, model.num_items)
         items_BK, scores_BK = model.recommend(user_BD, item_VD, user_B, count)
-        return self.get_buffer("raw_V")[items_BK], scores_BK
+        return self.get_buffer("raw_V")[items_BK], scores_BK, user_BD
 
     def describe(self) -> dict[str, object]:
         """Return what a caller must know of each input."""
-        vocabulary = self.schema.vocabularies[USER]
+        vocabulary = self.schema.vocabularies[self.space]
         text = "xxHash64 (seed 0, UTF-8) of the string" if vocabulary.is_text else "the integer"
-        return {USER: {"type": "int64", "id": text, "unknown": "the mean of all users"}}
+        return {self.query: {"type": "int64", "id": text, "unknown": "the mean of all others"}}
 
-    def users(self, count: int, unknown_rate: float, generator: torch.Generator) -> Tensor:
-        """Return random raw users."""
-        keys_V = self.vocabularies[USER].keys_V
+    def queries(self, count: int, unknown_rate: float, generator: torch.Generator) -> Tensor:
+        """Return random raw queries."""
+        keys_V = self.vocabularies[self.space].keys_V
         known_B = keys_V[torch.randint(0, len(keys_V), (count,), generator=generator)]
         anything_B = torch.randint(0, 2**62, (count,), generator=generator)
         return torch.where(
@@ -108,7 +116,7 @@ class RecommendProgram(Program):
 
     def example(self) -> dict[str, Tensor]:
         """Return inputs to trace the program with."""
-        return {USER: self.users(3, 0.1, torch.Generator().manual_seed(0))}
+        return {self.query: self.queries(3, 0.1, torch.Generator().manual_seed(0))}
 
     @torch.no_grad()
     def check_parity(self, loaded: nn.Module, trained: nn.Module) -> dict[str, float]:
@@ -123,21 +131,25 @@ class RecommendProgram(Program):
         """
         model = cast(Recommender, trained)
         user_UD, item_VD = model.all_vectors()
-        vocabulary = self.schema.vocabularies[ITEM]
         generator = torch.Generator().manual_seed(1)
         differences = {}
         for name, (count, rate) in {
-            "one user": (1, 0.0),
-            "one unknown user": (1, 1.0),
-            "500 users": (500, 0.1),
+            "one query": (1, 0.0),
+            "one unknown query": (1, 1.0),
+            "500 queries": (500, 0.1),
         }.items():
-            raw_B = self.users(count, rate, generator)
-            found = index_of(self.schema.vocabularies[USER], raw_B.tolist())
+            raw_B = self.queries(count, rate, generator)
+            found = index_of(self.schema.vocabularies[self.space], raw_B.tolist())
             user_B = torch.tensor(found, dtype=torch.int64)
             wanted = model.recommend(
                 user_UD[user_B], item_VD, user_B, min(NUM_BEST, model.num_items)
             )
-            difference = list_difference(loaded({USER: raw_B}), wanted, vocabulary)
+            raw_BK, scores_BK, own_BD = loaded({self.query: raw_B})
+            difference = list_difference((raw_BK, scores_BK), wanted, self.items)
+            wanted_BD = user_UD[user_B]
+            apart = (own_BD - wanted_BD).abs().max() / wanted_BD.abs().max().clamp(min=1)
+            # In this order: what is no number must stay one.
+            difference = difference if difference > apart else float(apart)
             # Written so that a NaN on either side fails too.
             if not difference <= TOLERANCE:
                 raise RecembError(

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 import torch
 
-from recemb.command_line.recommend import allowed_items, best, raw_users
+from recemb.command_line.recommend import allowed_items, best, raw_queries
 from recemb.errors import RecembError
 from recemb.serving.item_index import ItemIndex
 from tests.models.pairs import NUM_ITEMS, SEEN, build
@@ -49,6 +49,6 @@ def test_a_condition_and_an_index_change_nothing_else(tmp_path: Path) -> None:
 
 def test_users_are_as_in_the_data() -> None:
     vocabulary = build("mf").schema.vocabularies["user"]
-    assert raw_users(["10", "777"], vocabulary).tolist() == [10, 777]
+    assert raw_queries(["10", "777"], vocabulary).tolist() == [10, 777]
     with pytest.raises(RecembError, match=r"^recommend: users are integers in this model, got 'x'"):
-        raw_users(["x"], vocabulary)
+        raw_queries(["x"], vocabulary)

@@ -11,13 +11,14 @@ import yaml
 from torch.nn import functional as F
 
 from models.catalogue_ranking import best_items, metric_names, set_metrics
-from models.collaborative_filtering import Evaluation, Training
+from models.collaborative_filtering import Training
 from models.graph_filtering import Propagation
+from models.pair_ranking import Evaluation
 from recemb.command_line.main import main
 from recemb.errors import RecembError
 from recemb.rows.optimizers import SGD
 from recemb.serving.export import export
-from tests.models.pairs import MODELS, NUM_ITEMS, SEEN, adjacency, batch, build, rows
+from tests.models.pairs import MODELS, NUM_ITEMS, NUM_USERS, SEEN, adjacency, batch, build, rows
 
 
 def layers_of(model: object, dense: torch.Tensor, x_ND: torch.Tensor) -> torch.Tensor:
@@ -118,8 +119,8 @@ def ranking(scores: list[float], taken: list[int]) -> list[int]:
 def test_a_ranking_is_that_of_plain_python(monkeypatch: pytest.MonkeyPatch) -> None:
     # Tiles of three items and two users.
     monkeypatch.setattr("models.catalogue_ranking.TILE_ITEMS", 3)
-    monkeypatch.setattr("models.collaborative_filtering.TILE_ITEMS", 3)
-    monkeypatch.setattr("models.collaborative_filtering.TILE_SCORES", 6)
+    monkeypatch.setattr("models.pair_ranking.TILE_ITEMS", 3)
+    monkeypatch.setattr("models.pair_ranking.TILE_SCORES", 6)
     evaluation = Evaluation(cutoffs=[1, 3], monitor="recall@3", popularity=[0.5])
     model = build("mf", evaluation=evaluation).eval()
     user_UD, item_VD = model.all_vectors()
@@ -182,8 +183,9 @@ def test_what_is_exported_recommends(kind: str, tmp_path: Path) -> None:
     results = export(model, model.schema, tmp_path / "model.pt")
     assert max(results["parity"].values()) <= 1e-5
     program = torch.jit.load(tmp_path / "model.pt")
-    items, scores = program({"user": torch.tensor([10, 777])})
+    items, scores, vectors = program({"user": torch.tensor([10, 777])})
     user_UD, item_VD = model.all_vectors()
+    torch.testing.assert_close(vectors, user_UD[[1, NUM_USERS]])
     order = ranking((item_VD @ user_UD[1]).tolist(), SEEN[1])
     assert items[0, : len(order)].tolist() == [10 * item for item in order]
     assert scores[0, len(order) :].tolist() == [-math.inf] * 3
@@ -277,7 +279,7 @@ def test_tastes_are_found_and_the_best_epoch_is_kept(config: Path, tmp_path: Pat
     assert main([*asked, "--run", str(tmp_path / "all")]) == 0
     rows = pl.read_parquet(tmp_path / "all/recommendations.parquet")
     program = torch.jit.load(tmp_path / "exported/model.pt")
-    items, _ = program({"user": torch.tensor([3, 70, 999])})
+    items, _, _ = program({"user": torch.tensor([3, 70, 999])})
     assert rows["user"].to_list() == [name for name in ("3", "70", "999") for _ in range(5)]
     assert rows["item"].to_list() == items[:, :5].flatten().tolist()
     pytest.importorskip("faiss")
