@@ -5,12 +5,13 @@ pipe; a worker whose parent has died ends at once.
 """
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,15 @@ class Worker:
         """The number of the process; None if there is none."""
         return self._process.pid if self._process is not None else None
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a process, which has what it has imported and prepared."""
+        return self._process is not None and self._process.is_alive()
+
     def send(self, request: dict[str, Any]) -> None:
         """Begin a job."""
-        if self._process is None or not self._process.is_alive():
-            self.stop()
+        if not self.is_alive:
+            self.end()
             self._start()
         assert self.connection is not None
         try:
@@ -69,7 +75,7 @@ class Worker:
         except (EOFError, OSError):
             what, payload = FAULT, self._death()
         if what == FAULT:
-            self.stop()
+            self.end()
         return what, payload
 
     def answer(self, value: Any) -> None:
@@ -93,13 +99,29 @@ class Worker:
         return f"its process died ({how}); see {self.log}"
 
     def stop(self) -> None:
-        """End the process."""
+        """Have no more jobs."""
+        self.end()
+
+    def end(self) -> None:
+        """End the process; the next job gets a new one."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
         if self.connection is not None:
             self.connection.close()
         self._process = self.connection = None
+
+
+def speaking(workers: Sequence[Worker]) -> list[Worker]:
+    """Wait until workers have something to say, and return those; a single one can be listened to.
+
+    Args:
+        workers: With a job each.
+    """
+    if len(workers) == 1:
+        return list(workers)
+    waited = {one.connection: one for one in workers if one.connection is not None}
+    return [waited[one] for one in multiprocessing.connection.wait(list(waited))]  # type: ignore[index]
 
 
 def _work(make: Callable[[], Job], connection: Connection, log: Path, parent: int) -> None:

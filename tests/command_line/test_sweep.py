@@ -10,6 +10,7 @@ import yaml
 from recemb.command_line.main import main
 from recemb.command_line.sweep.trial import EPOCH, SIZE, Trials
 from recemb.command_line.train import TrainingCLI
+from tests.command_line.launch import torchrun
 from tests.command_line.small import small_config, write
 
 pytest.importorskip("optuna")
@@ -243,9 +244,34 @@ def test_data_is_prepared_once_and_trials_do_not_touch_each_other(tmp_path):
     assert float(alone.trainer.callback_metrics["val/auc"]) == heard[1][1]["value"]
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch, capsys):
-    command = options(tmp_path, {RATE: {"float": [0.001, 0.01]}}, trials=2)
-    write(config(), tmp_path)
+def test_several_processes_train_a_trial_together(tmp_path):
+    content = config()
+    content["trainer"] |= {"strategy": "torchrec", "max_epochs": 2}
+    content["model"]["init_args"]["network"]["dropout"] = 0.0
+    # With one trial in two going on, the worse of two is ended after an epoch.
+    rates = ("0.01", "1e-09")
+    space = {RATE: {"choice": [0.01, 1e-9]}, "first": [{RATE: rate} for rate in rates]}
+    command = options(tmp_path, space, trials=2)
+    command[command.index("none")] = "halving"
+    write(content, tmp_path)
+    torchrun(2, *command, "--objectives", "quality", "--first_epochs", "1", "--reduction", "2")
+    trials = read(tmp_path / "run/trials.json")["trials"]
+    assert [one["state"] for one in trials] == ["complete", "pruned"]
+    assert trials[1]["attrs"]["epochs"] == 1
+    assert tuple(one["params"][RATE] for one in trials) == rates
+    results = read(tmp_path / "run/results.json")
+    assert set(results["best"]["test"]) == {"test/auc", "test/logloss"}
+    # What one process trains, but for the order of sums.
+    content["trainer"].pop("strategy")
+    one = write(content, tmp_path)
+    rate = f"--{RATE}=0.01"
+    assert main(["fit", "--config", one, rate, "--run", str(tmp_path / "one")]) == 0
+    metrics = read(tmp_path / "one/results.json")["metrics"]
+    assert trials[0]["values"] == [pytest.approx(metrics["val/auc"], abs=1e-5)]
+    assert results["best"]["test"]["test/auc"] == pytest.approx(metrics["test/auc"], abs=1e-5)
+
+
+def test_several_processes_want_sharded_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
-    assert main(command) == 2
-    assert "trials over several processes were seen to hang" in capsys.readouterr().err
+    assert main(options(tmp_path)) == 2
+    assert "under torchrun trainer.strategy must be torchrec" in capsys.readouterr().err
