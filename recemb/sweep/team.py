@@ -16,7 +16,7 @@ from typing import Any
 import torch.distributed as dist
 
 from recemb import processes
-from recemb.sweep.study import FAILED
+from recemb.sweep.trials import FAILED
 from recemb.sweep.worker import END, FAULT, Job, Worker
 
 PATIENCE = timedelta(days=365)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from recemb import processes
-from recemb.sweep.study import COMPLETE, FAILED
 from recemb.sweep.team import IS_LOST, Team
+from recemb.sweep.trials import COMPLETE, FAILED
 from recemb.sweep.worker import END, FAULT
 
 PROCESSES = 2

@@ -12,7 +12,7 @@ from recemb.files import whole_file
 from recemb.results import write_results
 from recemb.sweep.locks import held
 from recemb.sweep.objectives import Objective, smallest_within
-from recemb.sweep.study import COMPLETE, Trial, front_of
+from recemb.sweep.trials import COMPLETE, Trial, front_of
 
 Section = dict[str, Any]
 

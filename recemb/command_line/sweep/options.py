@@ -10,7 +10,7 @@ from recemb.distributed import strategy
 from recemb.errors import RecembError
 from recemb.sweep.objectives import NAMES, parse_goal
 from recemb.sweep.paths import Section, simplified
-from recemb.sweep.study import PRUNERS, SAMPLERS
+from recemb.sweep.rules import PRUNERS, SAMPLERS
 from recemb.tables.budget import parse_bytes
 
 SECTIONS = ("seed_everything", "model", "data", "trainer")

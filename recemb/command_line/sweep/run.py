@@ -17,17 +17,8 @@ from recemb.files import whole_file
 from recemb.memory import human_bytes
 from recemb.sweep.objectives import Objective, values_of
 from recemb.sweep.space import Space, applied
-from recemb.sweep.study import (
-    COMPLETE,
-    FAILED,
-    REFUSED,
-    RUNNING,
-    WAITING,
-    Claim,
-    Study,
-    Trial,
-    front_of,
-)
+from recemb.sweep.study import Claim, Study
+from recemb.sweep.trials import COMPLETE, FAILED, REFUSED, RUNNING, WAITING, Trial, front_of
 from recemb.sweep.worker import END, FAULT, Worker, speaking
 
 MOST_REFUSALS = 200

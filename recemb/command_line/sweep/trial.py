@@ -23,8 +23,8 @@ from recemb.results import write_results
 from recemb.serving.latency import latency_ms
 from recemb.sweep.locks import held
 from recemb.sweep.paths import simplified
-from recemb.sweep.study import COMPLETE, FAILED, PRUNED, REFUSED
 from recemb.sweep.team import IS_LOST
+from recemb.sweep.trials import COMPLETE, FAILED, PRUNED, REFUSED
 from recemb.sweep.worker import Ask
 
 Outcome = dict[str, Any]

@@ -22,9 +22,11 @@ from recemb.memory import human_bytes
 from recemb.monitor import Monitor
 from recemb.results import config_hash, table, versions, write_results
 from recemb.sweep.objectives import Objective, objectives_of
+from recemb.sweep.rules import Rules
 from recemb.sweep.space import Space, read_space
-from recemb.sweep.study import RUNNING, Rules, Study, Trial, front_of
+from recemb.sweep.study import Study
 from recemb.sweep.team import Team
+from recemb.sweep.trials import RUNNING, Trial, front_of
 from recemb.sweep.worker import Worker
 
 Section = dict[str, Any]

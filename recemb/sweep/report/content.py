@@ -10,10 +10,10 @@ from typing import Any, Literal
 import yaml
 
 from recemb.errors import RecembError
-from recemb.sweep import front
 from recemb.sweep.objectives import Objective
 from recemb.sweep.paths import leaves, simplified
-from recemb.sweep.study import COMPLETE, REFUSED, WAITING, Trial, read_trials
+from recemb.sweep.storage import read_trials
+from recemb.sweep.trials import COMPLETE, REFUSED, WAITING, Trial, front_of
 
 Section = dict[str, Any]
 
@@ -47,14 +47,7 @@ class StudyContent:
 
     def front(self) -> list[Trial]:
         """Return the complete trials that none dominates, the best quality first."""
-        done = {one.number: one for one in self.complete}
-        points = {
-            number: tuple(
-                own.cost(value) for own, value in zip(self.objectives, one.values, strict=True)
-            )
-            for number, one in done.items()
-        }
-        return [done[number] for number in front.front(points)]
+        return front_of(self.trials, self.objectives)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from recemb.memory import human_bytes
 from recemb.search.plots import pyplot
 from recemb.sweep.report.content import RunContent, StudyContent
 from recemb.sweep.report.weights import weights
-from recemb.sweep.study import COMPLETE, FAILED, Trial
+from recemb.sweep.trials import COMPLETE, FAILED, Trial
 
 INK, GREY, ACCENT, WARM = "#1f2933", "#a3adb8", "#1769aa", "#d9480f"
 COLORS = ("#1769aa", "#d9480f", "#2b8a3e", "#862e9c", "#e6a700", "#0b7285", "#c2255c", "#5c940d")

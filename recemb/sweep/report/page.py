@@ -8,7 +8,7 @@ from typing import Any
 from recemb.memory import human_bytes
 from recemb.sweep.report.content import RunContent, StudyContent, differences
 from recemb.sweep.report.figures import short
-from recemb.sweep.study import COMPLETE
+from recemb.sweep.trials import COMPLETE
 
 STYLE = """
 :root { color-scheme: light; --ink: #1f2933; --soft: #616e7c; --line: #e4e7eb; --accent: #1769aa; }
