@@ -43,6 +43,10 @@ class Rules:
                 f"--pruner: {self.pruner} compares one number; take halving or none for "
                 f"{num_objectives} objectives"
             )
+        if self.pruner == "hyperband" and not (self.reduction >= 2 and self.reduction % 1 == 0):
+            raise RecembError(
+                f"--pruner: hyperband needs a whole --reduction of at least 2, got {self.reduction}"
+            )
         if self.sampler == "gp" and importlib.util.find_spec("scipy") is None:
             raise RecembError(
                 "--sampler gp needs scipy, which is not installed; pip install -e '.[sweep]', or "
@@ -70,7 +74,7 @@ class Rules:
     def pruner_of(self, library: Any) -> "optuna.pruners.BasePruner":
         """Return Optuna's part of what ends trials early."""
         pruners = library.pruners
-        first, reduction = self.first_epochs, round(self.reduction)
+        first, reduction = self.first_epochs, int(self.reduction)
         make: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
             "median": lambda: pruners.MedianPruner(n_warmup_steps=first - 1),
             "hyperband": lambda: pruners.HyperbandPruner(

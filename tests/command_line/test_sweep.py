@@ -136,6 +136,23 @@ def test_a_repeated_command_adds_nothing_and_more_trials_go_on(swept, capsys):
     assert "loss <= 0.5: trial" in capsys.readouterr().out
 
 
+def test_a_trial_that_runs_out_of_memory_is_one_line_and_the_next_one_is_trained(tmp_path):
+    # 1.1 PB: more than a process can address.
+    rows = {"kind": "hashed", "dim": 1024, "num_rows": 2**38}
+    space = {
+        USER: {"choice": {"small": {"kind": "full", "dim": 8}, "endless": rows}},
+        "first": [{USER: "endless"}, {USER: "small"}],
+    }
+    command = options(tmp_path, space, trials=2)
+    del command[command.index("--budget") :]
+    assert main(command) == 0
+    failed, trained = read(tmp_path / "run/trials.json")["trials"]
+    assert (failed["state"], trained["state"]) == ("failed", "complete")
+    assert "memory" in failed["attrs"]["reason"]
+    assert "\n" not in failed["attrs"]["reason"]
+    assert read(tmp_path / "run/results.json")["best"]["trial"] == 1
+
+
 class Page(html.parser.HTMLParser):
     """What a browser would ask the network for, and the headings."""
 

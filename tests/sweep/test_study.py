@@ -210,6 +210,12 @@ def test_a_trial_that_was_left_before_it_was_drawn_is_drawn_as_it_would_have_bee
     assert drawn[0] == drawn[1]
 
 
+def test_hyperband_wants_a_whole_reduction():
+    given = Rules(sampler="tpe", pruner="hyperband", first_epochs=1, reduction=1.5, seed=1)
+    with pytest.raises(RecembError, match="whole --reduction of at least 2, got 1"):
+        given.check(1)
+
+
 def test_the_sampler_by_gaussian_processes_says_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(

@@ -208,12 +208,15 @@ def json_of(trials: list[Trial], objectives: list[Objective]) -> str:
 
 def figures(values: list[float], objectives: list[Objective]) -> str:
     """Return the numbers of a trial as text."""
-    return ", ".join(
-        human_bytes(int(value))
-        if one.name == "bytes"
-        else f"{one.label.removeprefix('val/')} {value:.4f}"
-        for one, value in zip(objectives, values, strict=True)
-    )
+
+    def text(one: Objective, value: float) -> str:
+        if one.name == "bytes":
+            return human_bytes(int(value))
+        if one.name == "latency":
+            return f"{value:.1f} ms"
+        return f"{one.label.removeprefix('val/')} {value:.4f}"
+
+    return ", ".join(text(*both) for both in zip(objectives, values, strict=True))
 
 
 def line_of(trial: Trial, objectives: list[Objective]) -> str:
