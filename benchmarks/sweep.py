@@ -135,7 +135,9 @@ def kills(runs: Path, output: Path, number: int, seconds: float, seed: int) -> N
     lines = []
     for kill in range(number):
         process = sweep(run, path, *options)
-        waited = draw.uniform(5, seconds)
+        # What comes before that has begun nothing.
+        opened(process)
+        waited = draw.uniform(0, seconds)
         time.sleep(waited)
         assert process.poll() is None, "the study ended before the last kill; lower --seconds"
         os.kill(process.pid, signal.SIGKILL)
@@ -155,11 +157,21 @@ def kills(runs: Path, output: Path, number: int, seconds: float, seed: int) -> N
         "",
         described(f"{number} kills, then {len(kept)} trials of {total} asked for, {dict(states)}"),
         "",
-        "| kill | seconds after the start | trials begun so far | of them running when it came |",
+        "| kill | seconds after the study was opened | trials begun so far | of them running when it came |",
         "|---|---|---|---|",
     ]
     (output / "kills.md").write_text("\n".join([*head, *lines]) + "\n")
     print(head[2])
+
+
+def opened(process: "subprocess.Popen[str]") -> None:
+    """Wait until a sweep shows its trials."""
+    assert process.stderr is not None
+    said = ""
+    while "trials:" not in said:
+        letter = process.stderr.read(1)
+        assert letter, f"the sweep has ended: {said}"
+        said += letter
 
 
 def counted(run: Path) -> dict[str, int]:

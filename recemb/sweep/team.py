@@ -6,6 +6,7 @@ new workers and a new group. The first process says what is done, and is asked; 
 """
 
 import functools
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -54,7 +55,8 @@ class Team(Worker):
     def send(self, request: dict[str, Any]) -> None:
         """Begin a job in all processes; for the first one."""
         self._groups += not self.is_alive
-        job = f"recemb/team-{self._groups}", request
+        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the store outlives it
+        job = f"recemb/team-{life}-{self._groups}", request
         _from_first(job)
         self._begin(*job)
 

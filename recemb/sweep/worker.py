@@ -16,6 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 Ask = Callable[[str, Any], Any]
 """Tells the parent something and returns its answer."""
 Job = Callable[[dict[str, Any], Ask], dict[str, Any]]
@@ -129,6 +131,8 @@ def _work(make: Callable[[], Job], connection: Connection, log: Path, parent: in
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # Of a terminal it is the parent's business, which then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # By default a semaphore of the system's, which a process that is killed leaves behind.
+    tqdm.set_lock(threading.RLock())
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", buffering=1) as file:
         os.dup2(file.fileno(), 1)

@@ -154,10 +154,12 @@ def summary(results: Section) -> str:
         lines["goal"] = f"loss <= {goal['loss']:g}: no trial is within"
         if answer:
             share = answer["bytes"] / full["bytes"]
+            smaller = len(goal["smaller"])
             lines["goal"] = (
                 f"loss <= {goal['loss']:g}: trial {answer['trial']} with "
                 f"{human_bytes(answer['bytes'])} ({share:.1%} of the full model's), loss "
-                f"{answer['loss']:+.4f}; of {len(goal['smaller'])} smaller ones none is within"
+                f"{answer['loss']:+.4f}; "
+                + (f"of {smaller} smaller ones none is within" if smaller else "none is smaller")
             )
     best = results.get("best")
     if best:

@@ -57,8 +57,8 @@ document.querySelectorAll("th.sorts").forEach(head => head.addEventListener("cli
 TEXTS = {
     "front": (
         "Quality against bytes",
-        "Each dot is a trained trial; nothing that was tried is both smaller and better than a "
-        "trial of the front. Hold the mouse over a dot to see what was drawn.",
+        "Each dot is a trained trial. No trial is at least as good as one of the front in every "
+        "objective and better in one. Hold the mouse over a dot to see what was drawn.",
     ),
     "latency": (
         "Quality against latency",
@@ -184,11 +184,9 @@ def goal_section(study: StudyContent) -> str:
     rows: list[list[Any]] = [["full model", full["quality"], full["bytes"], 0.0]]
     rows += [[f"trial {answer['trial']}: the answer", *_numbers(answer)]] if answer else []
     rows += [[f"trial {one['trial']}", *_numbers(one)] for one in goal["smaller"][:10]]
-    text = (
-        f"The smallest trial whose validation loss against the full model is at most "
-        f"{goal['loss']:g}, and the best of the {len(goal['smaller'])} smaller ones: none is "
-        "within."
-    )
+    smaller = len(goal["smaller"])
+    text = f"The smallest trial that loses at most {goal['loss']:g} against the full model"
+    text += f", and the best of the {smaller} smaller ones: none is within." if smaller else "."
     titles = ["", study.objectives[0].label, "bytes", "loss"]
     marks = ["", *(["chosen"] if answer else []), *[""] * len(goal["smaller"][:10])]
     return section("The goal", text, rows_table(titles, rows, marks))
