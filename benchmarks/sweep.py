@@ -157,7 +157,7 @@ def kills(runs: Path, output: Path, number: int, seconds: float, seed: int) -> N
         "",
         described(f"{number} kills, then {len(kept)} trials of {total} asked for, {dict(states)}"),
         "",
-        "| kill | seconds after the study was opened | trials begun so far | of them running when it came |",
+        "| kill | seconds after the study was opened | trials begun so far | of them running |",
         "|---|---|---|---|",
     ]
     (output / "kills.md").write_text("\n".join([*head, *lines]) + "\n")

@@ -52,7 +52,8 @@ def trial_of(frozen: "optuna.trial.FrozenTrial") -> Trial:
         number=frozen.number,
         state=name,
         params=dict(frozen.params),
-        values=list(frozen.values or []),
+        # Optuna gives a pruned one the last number that it has reported.
+        values=list(frozen.values or []) if name == COMPLETE else [],
         curve=curve,
         attrs=attrs,
     )

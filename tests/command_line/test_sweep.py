@@ -10,6 +10,7 @@ import yaml
 from recemb.command_line.main import main
 from recemb.command_line.sweep.trial import EPOCH, SIZE, Trials
 from recemb.command_line.train import TrainingCLI
+from recemb.sweep.report.content import read_runs
 from tests.command_line.launch import torchrun
 from tests.command_line.small import small_config, write
 
@@ -199,6 +200,9 @@ def test_the_report_of_runs_says_in_what_they_differ(swept, tmp_path, capsys):
     for setting in ("tables.user.precision", "rows_optimizer.learning_rate"):
         assert f"<code>model.init_args.{setting}</code>" in text
     assert "<code>data.init_args" not in text
+    # Restored weights are measured again after the last epoch; that is no epoch.
+    for run in read_runs([Path(one) for one in runs]):
+        assert [epoch for epoch, _ in run.curves["val/auc"]] == [1, 2]
 
 
 @pytest.mark.parametrize(

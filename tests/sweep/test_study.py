@@ -177,6 +177,8 @@ def test_median_pruning_of_one_objective(tmp_path):
     claims = [study.claim(space(tmp_path), 9) for _ in range(2)]
     assert not study.goes_on(claims[0], 1, 0.5, 8)
     assert study.goes_on(claims[1], 1, 0.85, 8)
+    study.tell(claims[0], PRUNED, None, {})
+    assert study.trials()[5].values == []  # of a complete trial only
 
 
 def test_hyperband_ends_what_is_behind(tmp_path):

@@ -33,6 +33,8 @@ STYLE = {
     "font.family": "sans-serif",
 }
 MOST_ROWS = 15
+ABOVE = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 4}
+"""Where a legend hides nothing."""
 AXES = {"bytes": "served bytes of the tables", "latency_ms": "milliseconds of a request"}
 SHORT = ("model.init_args.tables.", "model.init_args.", "data.init_args.", "trainer.")
 
@@ -148,7 +150,7 @@ def draw_front(gallery: Gallery, study: StudyContent, name: str, label: str) -> 
             count_bytes(axes, log=True)
         axes.set_xlabel(AXES[label])
         axes.set_ylabel(quality.label)
-        axes.legend(frameon=False, loc="best")
+        axes.legend(**ABOVE)
 
     gallery.draw(name, (8.5, 5), paint, {f"trial-{one.number}": words(one) for one in done})
 
@@ -252,7 +254,7 @@ def draw_curves(gallery: Gallery, study: StudyContent) -> bool:
         axes.set_xlabel("epoch")
         axes.set_ylabel(study.objectives[0].label)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(frameon=False)
+        axes.legend(**ABOVE)
 
     gallery.draw("curves", (8.5, 4.6), paint, {f"trial-{one.number}": words(one) for one in trials})
     return True

@@ -242,8 +242,8 @@ def runs_section(runs: Sequence[RunContent]) -> str:
     for run in runs:
         own = run.results
         values = [own.get("metrics", {}).get(name) for name in metrics]
-        sizes = [run.table_bytes, own.get("epochs"), own.get("seconds"), own.get("seed")]
-        rows.append([run.name, *values, *sizes])
+        sizes = [run.table_bytes, own.get("epochs"), own.get("seconds")]
+        rows.append([run.name, *values, *sizes, run.settings.get("seed_everything")])
     return section("Runs", "What each run reports.", rows_table(titles, rows))
 
 
@@ -254,7 +254,10 @@ def differences_section(runs: Sequence[RunContent]) -> str:
         return section("Configurations", "All settings of these runs are the same.", "")
     titles = ["setting", *(run.name for run in runs)]
     rows = [
-        [Markup(f"<code>{html.escape(name)}</code>"), *("not set" if v is None else v for v in own)]
+        [
+            Markup(f"<code>{html.escape(name)}</code>"),
+            *("not set" if v is None else _brief(v) for v in own),
+        ]
         for name, own in found.items()
     ]
     text = f"The {len(found)} settings in which the runs differ; all others are the same."
