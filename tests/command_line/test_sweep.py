@@ -282,6 +282,8 @@ def test_several_processes_train_a_trial_together(tmp_path):
     assert tuple(one["params"][RATE] for one in trials) == rates
     results = read(tmp_path / "run/results.json")
     assert set(results["best"]["test"]) == {"test/auc", "test/logloss"}
+    logs = {path.name for path in (tmp_path / "run/locks").glob("*.log")}
+    assert logs == {"worker-0.log", "worker-1.log"}
     # What one process trains, but for the order of sums.
     content["trainer"].pop("strategy")
     one = write(content, tmp_path)

@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> None:
     space = read_space(options.space)
     logs = options.run / "locks"
     if "RANK" in os.environ:
-        team = Team(Trials, logs / f"worker-{processes.rank()}.log")
+        team = Team(Trials, logs / f"worker-{os.environ['RANK']}.log")
         if processes.rank():
             team.follow()
             return
