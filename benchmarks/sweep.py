@@ -9,7 +9,8 @@ Run from the root with ``RECEMB_DATA`` set; each part goes on where it was stopp
 The protocol of ``front`` is that of ``benchmarks/kinds.py``: batches of 4,096, a seed of 1, and
 epochs by validation AUC. At each of its budgets the trial of the front that is best by validation
 within it is set against every line there; test is read once for each trial of the front. Results
-go to ``benchmarks/sweep/``.
+go to ``benchmarks/sweep/``. ``--trials``, ``--epochs``, ``--kills`` and ``--rounds`` make a part
+small, and ``--output`` keeps its results and runs apart.
 """
 
 import argparse
@@ -19,10 +20,13 @@ import platform
 import random
 import shutil
 import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/dcn/movielens1m.yaml"
 SPACE = ROOT / "configs/sweep/kinds.yaml"
 OUTPUT = ROOT / "benchmarks/sweep"
-RUNS = ROOT / "runs/sweep"
 PLAIN_BYTES = 13_177 * 30 * 4
 SHARES = (0.5, 0.1, 0.01)
 
@@ -57,6 +60,11 @@ def sweep(run: Path, path: Path, *options: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def described(what: str) -> str:
+    """Return what was run, and where."""
+    return f"`{' '.join(['python', 'benchmarks/sweep.py', *sys.argv[1:]])}`: {what}. {machine()}"
+
+
 def ended(process: "subprocess.Popen[str]") -> None:
     """Wait for a sweep to end well."""
     errors = process.communicate()[1]
@@ -76,21 +84,20 @@ def machine() -> str:
     )
 
 
-def front() -> None:
+def front(runs: Path, output: Path, total: int, epochs: dict[str, int]) -> None:
     """Sweep, and set the front against every line of the benchmark of kinds."""
-    run = RUNS / "front"
-    options = ["--n-trials", "40", "--workers", "2", "--test", "front", "--goal", "loss<=0.002"]
-    ended(sweep(run, config(RUNS / "configs/front"), *options))
+    run = runs / "front"
+    options = ["--n-trials", str(total), "--workers", "2", "--test", "front"]
+    ended(sweep(run, config(runs / "configs/front", **epochs), *options, "--goal", "loss<=0.002"))
     results = json.loads((run / "results.json").read_text())
     kinds = json.loads((ROOT / "benchmarks/kinds/results.json").read_text())
     trials = json.loads((run / "trials.json").read_text())["trials"]
     seconds = sum(one["attrs"].get("seconds", 0.0) for one in trials)
     lines = [
-        "# 40 trials against every table kind, MovieLens-1M",
+        f"# {total} trials against every table kind, MovieLens-1M",
         "",
-        f"`python benchmarks/sweep.py front`, {machine()}. Trials: {results['trials']}; "
-        f"{seconds / 60:.0f} minutes of training in all, in 2 workers. Protocol: see the head of "
-        "`benchmarks/sweep.py`.",
+        described(f"trials {results['trials']}, {seconds / 60:.0f} minutes of training in all")
+        + ". Protocol: see the head of `benchmarks/sweep.py`.",
         "",
         "| budget | trial | bytes | validation AUC | test AUC | best line | its validation AUC | "
         "its test AUC | lines that are ahead on validation |",
@@ -112,58 +119,80 @@ def front() -> None:
             f"{rival['test_auc']:.4f} | {', '.join(ahead) or 'none'} |"
         )
     lines += ["", "Goal, with its evidence:", "", "```json", json.dumps(results["goal"], indent=1)]
-    OUTPUT.mkdir(exist_ok=True)
-    (OUTPUT / "front.md").write_text("\n".join([*lines, "```"]) + "\n")
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "recemb",
-            "report",
-            str(run),
-            "--output",
-            str(OUTPUT / "front.html"),
-        ],
-        cwd=ROOT,
-        check=True,
-    )
-    print(f"{OUTPUT / 'front.md'} and front.html are written")
+    (output / "front.md").write_text("\n".join([*lines, "```"]) + "\n")
+    command = [sys.executable, "-m", "recemb", "report", str(run)]
+    subprocess.run([*command, "--output", str(output / "front.html")], cwd=ROOT, check=True)
+    print(f"{output / 'front.md'} and front.html are written")
 
 
-def kills(number: int, seconds: float, seed: int) -> None:
-    """Kill the command or one of its workers at random; check the study."""
-    run, draw = RUNS / "kills", random.Random(seed)
+def kills(runs: Path, output: Path, number: int, seconds: float, seed: int) -> None:
+    """Kill the command at random, and start it again; check the study."""
+    run, draw = runs / "kills", random.Random(seed)
     shutil.rmtree(run, ignore_errors=True)
-    path = config(RUNS / "configs/kills", max_epochs=2)
+    path = config(runs / "configs/kills", max_epochs=2)
     total = 2 * number
     options = ["--n-trials", str(total), "--workers", "2", "--pruner", "none"]
-    killed = 0
-    while killed < number:
+    lines = []
+    for kill in range(number):
         process = sweep(run, path, *options)
-        time.sleep(draw.uniform(5, seconds))
+        # What comes before that has begun nothing.
+        opened(process)
+        waited = draw.uniform(0, seconds)
+        time.sleep(waited)
         assert process.poll() is None, "the study ended before the last kill; lower --seconds"
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        killed += 1
-        print(f"kill {killed}", flush=True)
+        told = counted(run)
+        lines.append(f"| {kill + 1} | {waited:.0f} | {told['begun']} | {told['running']} |")
+        print(lines[-1], flush=True)
     ended(sweep(run, path, *options))
     trials = json.loads((run / "trials.json").read_text())["trials"]
-    counted = [one for one in trials if one["state"] != "refused"]
-    states = sorted({one["state"] for one in counted})
-    assert len(counted) == total, len(counted)
-    assert len({one["number"] for one in trials}) == len(trials)
-    assert "running" not in states
-    print(f"{number} kills: {len(counted)} of {total} trials, states {states}; {machine()}")
+    kept = [one for one in trials if one["state"] != "refused"]
+    states = Counter(one["state"] for one in kept)
+    assert len(kept) == total, len(kept)
+    assert [one["number"] for one in trials] == list(range(len(trials)))
+    assert not states["running"]
+    head = [
+        "# Kill -9 at random",
+        "",
+        described(f"{number} kills, then {len(kept)} trials of {total} asked for, {dict(states)}"),
+        "",
+        "| kill | seconds after the study was opened | trials begun so far | of them running |",
+        "|---|---|---|---|",
+    ]
+    (output / "kills.md").write_text("\n".join([*head, *lines]) + "\n")
+    print(head[2])
 
 
-def speed(rounds: int, trials: int) -> None:
+def opened(process: "subprocess.Popen[str]") -> None:
+    """Wait until a sweep shows its trials."""
+    assert process.stderr is not None
+    said = ""
+    while "trials:" not in said:
+        letter = process.stderr.read(1)
+        assert letter, f"the sweep has ended: {said}"
+        said += letter
+
+
+def counted(run: Path) -> dict[str, int]:
+    """Return how many trials a study has begun, and how many it calls running."""
+    path = run / "study.db"
+    if not path.is_file():
+        return {"begun": 0, "running": 0}
+    with closing(sqlite3.connect(path, timeout=60)) as base:
+        states = dict(base.execute("select state, count(*) from trials group by state").fetchall())
+    begun = sum(number for state, number in states.items() if state != "WAITING")
+    return {"begun": begun, "running": states.get("RUNNING", 0)}
+
+
+def speed(runs: Path, output: Path, rounds: int, trials: int, epochs: int) -> None:
     """Time studies of one and of two workers in turns; the sampler draws the same trials."""
-    path = config(RUNS / "configs/speed", max_epochs=3, callbacks=[])
-    ratios = []
+    path = config(runs / "configs/speed", max_epochs=epochs, callbacks=[])
+    ratios, lines = [], []
     for number in range(rounds):
         rates = {}
         for workers in (1, 2):
-            run = RUNS / f"speed-{number}-{workers}"
+            run = runs / f"speed-{number}-{workers}"
             saved = run / "seconds.json"
             if not saved.is_file():
                 shutil.rmtree(run, ignore_errors=True)
@@ -174,8 +203,18 @@ def speed(rounds: int, trials: int) -> None:
                 saved.write_text(json.dumps(time.perf_counter() - started))
             rates[workers] = trials / json.loads(saved.read_text()) * 3600
         ratios.append(rates[2] / rates[1])
-        print(f"{rates[1]:.0f} and {rates[2]:.0f} trials per hour: {ratios[-1]:.2f}", flush=True)
-    print(f"median {statistics.median(ratios):.2f} of {rounds} rounds; {machine()}")
+        lines.append(f"| {number + 1} | {rates[1]:.1f} | {rates[2]:.1f} | {ratios[-1]:.2f} |")
+        print(lines[-1], flush=True)
+    head = [
+        "# Two workers against one, one thread each",
+        "",
+        described(f"median {statistics.median(ratios):.2f} of {rounds} rounds of {trials} trials"),
+        "",
+        "| round | trials per hour, 1 worker | 2 workers | ratio |",
+        "|---|---|---|---|",
+    ]
+    (output / "speed.md").write_text("\n".join([*head, *lines]) + "\n")
+    print(head[2])
 
 
 def main() -> None:
@@ -186,14 +225,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="before a kill, at most")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=12, help="of each timed study")
-    options = parser.parse_args()
-    if options.part == "front":
-        front()
-    elif options.part == "kills":
-        kills(options.kills, options.seconds, options.seed)
+    parser.add_argument("--trials", type=int, help="of the front (40) or a timed study (12)")
+    parser.add_argument("--epochs", type=int, help="of a trial (as configured; speed: 3)")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    given = parser.parse_args()
+    output: Path = given.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    runs = ROOT / "runs/sweep" if output == OUTPUT else output / "runs"
+    if given.part == "front":
+        epochs = {"max_epochs": given.epochs} if given.epochs else {}
+        front(runs, output, given.trials or 40, epochs)
+    elif given.part == "kills":
+        kills(runs, output, given.kills, given.seconds, given.seed)
     else:
-        speed(options.rounds, options.trials)
+        speed(runs, output, given.rounds, given.trials or 12, given.epochs or 3)
 
 
 if __name__ == "__main__":

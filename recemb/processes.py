@@ -27,8 +27,13 @@ connections close."""
 T = TypeVar("T")
 
 
-def start() -> None:
-    """Join the default process group: NCCL where there are GPUs, else gloo."""
+def start(meeting: str = "") -> None:
+    """Join the default process group: NCCL where there are GPUs, else gloo.
+
+    Args:
+        meeting: A name of the group, where ``torchrun`` has started other processes than those that
+            join it, one for each of them: they meet under it in the same store.
+    """
     if dist.is_initialized():
         return
     if torch.cuda.is_available():
@@ -36,11 +41,25 @@ def start() -> None:
         backend = "nccl"
     else:
         backend = "gloo"
-    if "RANK" in os.environ:
+    if meeting:
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore(meeting, meeting_place()),  # type: ignore[attr-defined]
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            timeout=PATIENCE,
+        )
+    elif "RANK" in os.environ:
         dist.init_process_group(backend, timeout=PATIENCE)
     else:
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
+
+
+def meeting_place() -> "dist.Store":  # type: ignore[name-defined]
+    """Return the store that the processes met at; it is there once they have."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(host, port, is_master=False, timeout=PATIENCE)  # type: ignore[attr-defined]
 
 
 def stop() -> None:

@@ -8,12 +8,9 @@ Draws depend on the seed and on what the study holds, not on the process that as
 stopped and goes on draws what it would have drawn.
 """
 
-import importlib.util
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,43 +18,13 @@ from recemb.errors import RecembError
 from recemb.sweep import front
 from recemb.sweep.locks import Lock, held
 from recemb.sweep.objectives import Objective
+from recemb.sweep.rules import Rules
 from recemb.sweep.space import Space
+from recemb.sweep.storage import SETTINGS, backend_of, optuna_module, reached
+from recemb.sweep.trials import COMPLETE, FAILED, REFUSED, WAITING, Trial, trial_of
 
 if TYPE_CHECKING:
     import optuna
-
-COMPLETE, PRUNED, FAILED, REFUSED = "complete", "pruned", "failed", "refused"
-RUNNING, WAITING = "running", "waiting"
-SAMPLERS = ("tpe", "nsga2", "gp", "random")
-PRUNERS = ("halving", "median", "hyperband", "none")
-SETTINGS = "recemb"
-"""The attribute of a study that says how it was begun."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
-    """What a study holds of a trial.
-
-    Attributes:
-        number: From 0.
-        state: ``complete``; ``pruned``, trained for a while; ``failed``; ``refused`` before it was
-            trained; ``running`` or ``waiting``.
-        params: What was drawn, by name.
-        values: Of the objectives, where it is complete.
-        curve: Quality by epoch, from 1.
-        attrs: What else was recorded: ``config``, ``bytes``, ``reason``, ``seconds``, ...
-    """
-
-    number: int
-    state: str
-    params: dict[str, Any]
-    values: list[float]
-    curve: dict[int, float]
-    attrs: dict[str, Any]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +40,6 @@ class Claim:
     number: int
     drawn: dict[str, Any]
     lock: Lock = field(repr=False)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rules:
-    """How a study draws and prunes.
-
-    Attributes:
-        sampler: One of :data:`SAMPLERS`.
-        pruner: One of :data:`PRUNERS`; the two of Optuna know one objective only.
-        first_epochs: After how many epochs trials are first compared.
-        reduction: One trial in so many goes on, and for so many times the epochs.
-        seed: Of the draws.
-    """
-
-    sampler: str
-    pruner: str
-    first_epochs: int
-    reduction: float
-    seed: int
 
 
 class Study:
@@ -122,17 +70,11 @@ class Study:
         first: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.objectives, self.rules, self.folder = objectives, rules, folder
-        if len(objectives) > 1 and rules.pruner in ("median", "hyperband"):
-            raise RecembError(
-                f"--pruner: {rules.pruner} compares one number; take halving or none for "
-                f"{len(objectives)} objectives"
-            )
-        self.optuna = _optuna()
-        if rules.sampler == "gp":
-            _require_scipy()
+        rules.check(len(objectives))
+        self.optuna = optuna_module()
         directions = ["maximize" if one.mode == "max" else "minimize" for one in objectives]
-        with self._lock(), _reached(storage):
-            backend = _backend(self.optuna, storage)
+        with self._lock(), reached(storage):
+            backend = backend_of(self.optuna, storage)
             begun = self.optuna.create_study(
                 storage=backend, study_name=name, directions=directions, load_if_exists=True
             )
@@ -146,7 +88,7 @@ class Study:
                     begun.enqueue_trial(dict(point), skip_if_exists=True)
                 begun.set_user_attr(SETTINGS, dict(settings))
             self._study = self.optuna.load_study(
-                study_name=name, storage=backend, pruner=self._pruner()
+                study_name=name, storage=backend, pruner=self.rules.pruner_of(self.optuna)
             )
             _check_settings(storage, name, self._study.user_attrs.get(SETTINGS), settings)
         self.storage = storage
@@ -163,21 +105,27 @@ class Study:
             space: What is drawn.
             total: Trials of the study, over all processes and restarts; refused ones do not count.
         """
-        with self._lock(), _reached(self.storage):
+        with self._lock(), reached(self.storage):
             frozen = self._study.get_trials(deepcopy=False)
+            states = self.optuna.trial.TrialState
             for one in frozen:
-                if one.state == self.optuna.trial.TrialState.RUNNING:
+                if one.state == states.RUNNING:
                     lock = self._trial_lock(one.number)
                     if lock.take():
+                        self._draw_for(one.number, total)
                         # The same draws: what it has drawn already is in the storage.
                         return Claim(one.number, space.draw(self._trial(one.number)), lock)
-            if sum(_counts(one) for one in map(_trial_of, frozen)) >= total:
+            if sum(_counts(one) for one in map(trial_of, frozen)) >= total:
                 return None
-            self._study.sampler = self._sampler(len(frozen), total)
+            waiting = [one.number for one in frozen if one.state == states.WAITING]
+            self._draw_for(waiting[0] if waiting else len(frozen), total)
             trial = self._study.ask()
             lock = self._trial_lock(trial.number)
             lock.take()
             return Claim(trial.number, space.draw(trial), lock)
+
+    def _draw_for(self, number: int, total: int) -> None:
+        self._study.sampler = self.rules.sampler_of(self.optuna, number, total)
 
     def tell(
         self,
@@ -200,7 +148,7 @@ class Study:
         states = self.optuna.trial.TrialState
         found = {COMPLETE: states.COMPLETE, FAILED: states.FAIL}.get(state, states.PRUNED)
         # One step with the end of the lock: whoever saw it running must not find it free.
-        with self._lock(), _reached(self.storage):
+        with self._lock(), reached(self.storage):
             trial = self._trial(claim.number)
             for name, value in {**attrs, "ended": state}.items():
                 trial.set_user_attr(name, value)
@@ -211,7 +159,7 @@ class Study:
 
     def note(self, claim: Claim, **attrs: Any) -> None:
         """Record something of a trial that runs."""
-        with _reached(self.storage):
+        with reached(self.storage):
             for name, value in attrs.items():
                 self._trial(claim.number).set_user_attr(name, value)
 
@@ -224,7 +172,7 @@ class Study:
             value: The quality.
             last: Epochs that a trial has at most.
         """
-        with _reached(self.storage):
+        with reached(self.storage):
             trial = self._trial(claim.number)
             curve = {**trial.user_attrs.get("curve", {}), str(epoch): value}
             trial.set_user_attr("curve", curve)
@@ -254,8 +202,8 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """Return all trials."""
-        with _reached(self.storage):
-            return [_trial_of(one) for one in self._study.get_trials(deepcopy=False)]
+        with reached(self.storage):
+            return [trial_of(one) for one in self._study.get_trials(deepcopy=False)]
 
     def _trial(self, number: int) -> "optuna.trial.Trial":
         frozen = self._study.get_trials(deepcopy=False)[number]
@@ -265,150 +213,9 @@ class Study:
     def _trial_lock(self, number: int) -> Lock:
         return Lock(self.folder / "locks" / f"trial-{number:04d}")
 
-    def _sampler(self, drawn: int, total: int) -> "optuna.samplers.BaseSampler":
-        """Return the sampler for a study that has drawn so many trials."""
-        seed = (self.rules.seed * 100_003 + drawn) % 2**32
-        samplers = self.optuna.samplers
-        make: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
-            "tpe": lambda: samplers.TPESampler(
-                seed=seed,
-                multivariate=True,
-                group=True,
-                constant_liar=True,
-                n_startup_trials=max(5, total // 4),
-            ),
-            "nsga2": lambda: samplers.NSGAIISampler(seed=seed, population_size=max(8, total // 5)),
-            "gp": lambda: samplers.GPSampler(seed=seed, warn_independent_sampling=False),
-            "random": lambda: samplers.RandomSampler(seed=seed),
-        }
-        return make[self.rules.sampler]()
-
-    def _pruner(self) -> "optuna.pruners.BasePruner":
-        pruners = self.optuna.pruners
-        first, reduction = self.rules.first_epochs, round(self.rules.reduction)
-        make: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
-            "median": lambda: pruners.MedianPruner(n_warmup_steps=first - 1),
-            "hyperband": lambda: pruners.HyperbandPruner(
-                min_resource=first, reduction_factor=reduction
-            ),
-        }
-        return make.get(
-            self.rules.pruner, lambda: cast("optuna.pruners.BasePruner", pruners.NopPruner())
-        )()
-
-
-def front_of(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
-    """Return the complete trials that none dominates, the best quality first."""
-    done = {one.number: one for one in trials if one.state == COMPLETE}
-    points = {
-        number: tuple(own.cost(value) for own, value in zip(objectives, one.values, strict=True))
-        for number, one in done.items()
-    }
-    return [done[number] for number in front.front(points)]
-
-
-def read_trials(storage: str, name: str | None) -> tuple[dict[str, Any], list[Trial]]:
-    """Return how a study in a storage was begun, and its trials.
-
-    Args:
-        storage: As SQLAlchemy names databases.
-        name: Of the study; None where there is only one.
-
-    Raises:
-        RecembError: If there is no such study, or it is not one of recemb.
-    """
-    optuna = _optuna()
-    with _reached(storage):
-        backend = _backend(optuna, storage)
-        known = sorted(one.study_name for one in optuna.get_all_study_summaries(backend))
-        if name is None and len(known) == 1:
-            name = known[0]
-        if name not in known:
-            raise RecembError(f"{storage}: --study must be one of {known}, got {name!r}")
-        study = optuna.load_study(study_name=name, storage=backend)
-        begun = study.user_attrs.get(SETTINGS)
-        if begun is None:
-            raise RecembError(f"{storage}: study {name!r} was not begun by recemb")
-        return dict(begun), [_trial_of(one) for one in study.get_trials(deepcopy=False)]
-
 
 def _counts(trial: Trial) -> bool:
     return trial.state not in (REFUSED, WAITING)
-
-
-def _trial_of(frozen: "optuna.trial.FrozenTrial") -> Trial:
-    attrs = dict(frozen.user_attrs)
-    curve = {int(epoch): value for epoch, value in attrs.pop("curve", {}).items()}
-    ended = attrs.pop("ended", None)
-    name = frozen.state.name.lower()
-    if name in ("pruned", "fail"):
-        name = ended or {"fail": FAILED}.get(name, PRUNED)
-    return Trial(
-        number=frozen.number,
-        state=name,
-        params=dict(frozen.params),
-        values=list(frozen.values or []),
-        curve=curve,
-        attrs=attrs,
-    )
-
-
-def _optuna() -> Any:
-    """Return optuna.
-
-    Raises:
-        RecembError: If it is not installed.
-    """
-    try:
-        import optuna
-    except ImportError:
-        raise RecembError(
-            "sweeps need optuna, which is not installed; pip install -e '.[sweep]'"
-        ) from None
-    optuna.logging.set_verbosity(logging.ERROR)
-    # Names of metrics, and trees of parameters that depend on others.
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    return optuna
-
-
-def _require_scipy() -> None:
-    if importlib.util.find_spec("scipy") is None:
-        raise RecembError(
-            "--sampler gp needs scipy, which is not installed; pip install scipy, or take tpe"
-        )
-
-
-def _backend(library: Any, storage: str) -> "optuna.storages.BaseStorage":
-    import sqlalchemy
-
-    # Several processes write: SQLite waits for its turn, long on a busy machine.
-    options = {"connect_args": {"timeout": 120}} if storage.startswith("sqlite") else {}
-    try:
-        sqlalchemy.engine.make_url(storage)
-    except ValueError as error:
-        raise sqlalchemy.exc.ArgumentError(str(error)) from error
-    return cast(
-        "optuna.storages.BaseStorage", library.storages.RDBStorage(storage, engine_kwargs=options)
-    )
-
-
-@contextmanager
-def _reached(storage: str) -> Iterator[None]:
-    """Say on one line that a storage cannot be reached."""
-    import sqlalchemy.exc
-    from optuna.exceptions import StorageInternalError
-
-    try:
-        yield
-    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        words = " ".join(str(cause).split())[:200]
-        raise RecembError(
-            f"--storage: {storage} cannot be reached ({words}); it must be such as "
-            "sqlite:///study.db in a folder that is there, or the address of a database"
-        ) from error
 
 
 def _check_settings(

@@ -5,15 +5,18 @@ pipe; a worker whose parent has died ends at once.
 """
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 Ask = Callable[[str, Any], Any]
 """Tells the parent something and returns its answer."""
@@ -40,10 +43,15 @@ class Worker:
         """The number of the process; None if there is none."""
         return self._process.pid if self._process is not None else None
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a process, which has what it has imported and prepared."""
+        return self._process is not None and self._process.is_alive()
+
     def send(self, request: dict[str, Any]) -> None:
         """Begin a job."""
-        if self._process is None or not self._process.is_alive():
-            self.stop()
+        if not self.is_alive:
+            self.end()
             self._start()
         assert self.connection is not None
         try:
@@ -69,7 +77,7 @@ class Worker:
         except (EOFError, OSError):
             what, payload = FAULT, self._death()
         if what == FAULT:
-            self.stop()
+            self.end()
         return what, payload
 
     def answer(self, value: Any) -> None:
@@ -93,7 +101,11 @@ class Worker:
         return f"its process died ({how}); see {self.log}"
 
     def stop(self) -> None:
-        """End the process."""
+        """Have no more jobs."""
+        self.end()
+
+    def end(self) -> None:
+        """End the process; the next job gets a new one."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -102,11 +114,25 @@ class Worker:
         self._process = self.connection = None
 
 
+def speaking(workers: Sequence[Worker]) -> list[Worker]:
+    """Wait until workers have something to say, and return those; a single one can be listened to.
+
+    Args:
+        workers: With a job each.
+    """
+    if len(workers) == 1:
+        return list(workers)
+    waited = {one.connection: one for one in workers if one.connection is not None}
+    return [waited[one] for one in multiprocessing.connection.wait(list(waited))]  # type: ignore[index]
+
+
 def _work(make: Callable[[], Job], connection: Connection, log: Path, parent: int) -> None:
     """Be a worker."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # Of a terminal it is the parent's business, which then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # By default a semaphore of the system's, which a process that is killed leaves behind.
+    tqdm.set_lock(threading.RLock())
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", buffering=1) as file:
         os.dup2(file.fileno(), 1)

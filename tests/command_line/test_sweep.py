@@ -10,6 +10,8 @@ import yaml
 from recemb.command_line.main import main
 from recemb.command_line.sweep.trial import EPOCH, SIZE, Trials
 from recemb.command_line.train import TrainingCLI
+from recemb.sweep.report.content import read_runs
+from tests.command_line.launch import torchrun
 from tests.command_line.small import small_config, write
 
 pytest.importorskip("optuna")
@@ -135,6 +137,23 @@ def test_a_repeated_command_adds_nothing_and_more_trials_go_on(swept, capsys):
     assert "loss <= 0.5: trial" in capsys.readouterr().out
 
 
+def test_a_trial_that_runs_out_of_memory_is_one_line_and_the_next_one_is_trained(tmp_path):
+    # 1.1 PB: more than a process can address.
+    rows = {"kind": "hashed", "dim": 1024, "num_rows": 2**38}
+    space = {
+        USER: {"choice": {"small": {"kind": "full", "dim": 8}, "endless": rows}},
+        "first": [{USER: "endless"}, {USER: "small"}],
+    }
+    command = options(tmp_path, space, trials=2)
+    del command[command.index("--budget") :]
+    assert main(command) == 0
+    failed, trained = read(tmp_path / "run/trials.json")["trials"]
+    assert (failed["state"], trained["state"]) == ("failed", "complete")
+    assert "memory" in failed["attrs"]["reason"]
+    assert "\n" not in failed["attrs"]["reason"]
+    assert read(tmp_path / "run/results.json")["best"]["trial"] == 1
+
+
 class Page(html.parser.HTMLParser):
     """What a browser would ask the network for, and the headings."""
 
@@ -181,6 +200,9 @@ def test_the_report_of_runs_says_in_what_they_differ(swept, tmp_path, capsys):
     for setting in ("tables.user.precision", "rows_optimizer.learning_rate"):
         assert f"<code>model.init_args.{setting}</code>" in text
     assert "<code>data.init_args" not in text
+    # Restored weights are measured again after the last epoch; that is no epoch.
+    for run in read_runs([Path(one) for one in runs]):
+        assert [epoch for epoch, _ in run.curves["val/auc"]] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -243,9 +265,36 @@ def test_data_is_prepared_once_and_trials_do_not_touch_each_other(tmp_path):
     assert float(alone.trainer.callback_metrics["val/auc"]) == heard[1][1]["value"]
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch, capsys):
-    command = options(tmp_path, {RATE: {"float": [0.001, 0.01]}}, trials=2)
-    write(config(), tmp_path)
+def test_several_processes_train_a_trial_together(tmp_path):
+    content = config()
+    content["trainer"] |= {"strategy": "torchrec", "max_epochs": 2}
+    content["model"]["init_args"]["network"]["dropout"] = 0.0
+    # With one trial in two going on, the worse of two is ended after an epoch.
+    rates = ("0.01", "1e-09")
+    space = {RATE: {"choice": [0.01, 1e-9]}, "first": [{RATE: rate} for rate in rates]}
+    command = options(tmp_path, space, trials=2)
+    command[command.index("none")] = "halving"
+    write(content, tmp_path)
+    torchrun(2, *command, "--objectives", "quality", "--first_epochs", "1", "--reduction", "2")
+    trials = read(tmp_path / "run/trials.json")["trials"]
+    assert [one["state"] for one in trials] == ["complete", "pruned"]
+    assert trials[1]["attrs"]["epochs"] == 1
+    assert tuple(one["params"][RATE] for one in trials) == rates
+    results = read(tmp_path / "run/results.json")
+    assert set(results["best"]["test"]) == {"test/auc", "test/logloss"}
+    logs = {path.name for path in (tmp_path / "run/locks").glob("*.log")}
+    assert logs == {"worker-0.log", "worker-1.log"}
+    # What one process trains, but for the order of sums.
+    content["trainer"].pop("strategy")
+    one = write(content, tmp_path)
+    rate = f"--{RATE}=0.01"
+    assert main(["fit", "--config", one, rate, "--run", str(tmp_path / "one")]) == 0
+    metrics = read(tmp_path / "one/results.json")["metrics"]
+    assert trials[0]["values"] == [pytest.approx(metrics["val/auc"], abs=1e-5)]
+    assert results["best"]["test"]["test/auc"] == pytest.approx(metrics["test/auc"], abs=1e-5)
+
+
+def test_several_processes_want_sharded_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
-    assert main(command) == 2
-    assert "trials over several processes were seen to hang" in capsys.readouterr().err
+    assert main(options(tmp_path)) == 2
+    assert "under torchrun trainer.strategy must be torchrec" in capsys.readouterr().err

@@ -6,14 +6,17 @@ import os
 import signal
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from recemb.errors import RecembError
 from recemb.sweep.objectives import Objective
+from recemb.sweep.rules import Rules
 from recemb.sweep.space import read_space
-from recemb.sweep.study import COMPLETE, FAILED, PRUNED, REFUSED, Rules, Study, front_of
+from recemb.sweep.study import Study
+from recemb.sweep.trials import COMPLETE, FAILED, PRUNED, REFUSED, front_of
 
 optuna = pytest.importorskip("optuna")
 
@@ -53,7 +56,10 @@ def work(folder: Path, total: int, seconds: float = 0.0) -> None:
         study.tell(claim, COMPLETE, values(claim.drawn), {})
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+GP = pytest.param("gp", marks=pytest.mark.skipif(not find_spec("scipy"), reason="needs scipy"))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", GP])
 def test_a_study_that_is_stopped_draws_what_it_would_have_drawn(tmp_path, sampler):
     drawn = []
     for name, stops in (("whole", [12]), ("stopped", [5, 9, 12])):
@@ -171,6 +177,53 @@ def test_median_pruning_of_one_objective(tmp_path):
     claims = [study.claim(space(tmp_path), 9) for _ in range(2)]
     assert not study.goes_on(claims[0], 1, 0.5, 8)
     assert study.goes_on(claims[1], 1, 0.85, 8)
+    study.tell(claims[0], PRUNED, None, {})
+    assert study.trials()[5].values == []  # of a complete trial only
+
+
+def test_hyperband_ends_what_is_behind(tmp_path):
+    study = begin(tmp_path, objectives=[QUALITY], pruner="hyperband")
+    epochs = {}
+    for number in range(8):
+        claim = study.claim(space(tmp_path), 8)
+        quality = 0.9 - 0.1 * number
+        for epoch in range(1, 9):
+            epochs[number] = epoch
+            if not study.goes_on(claim, epoch, quality, 8):
+                study.tell(claim, PRUNED, None, {})
+                break
+        else:
+            study.tell(claim, COMPLETE, [quality], {})
+    # The first says how long a training is; the second is the first of its bracket at most.
+    assert epochs[0] == 8
+    # All others are behind those before them; some bracket ends them at the first rung.
+    assert 1 in epochs.values()
+    assert {one.state for one in study.trials()} == {COMPLETE, PRUNED}
+
+
+def test_a_trial_that_was_left_before_it_was_drawn_is_drawn_as_it_would_have_been(tmp_path):
+    drawn = []
+    for name in ("whole", "left"):
+        (tmp_path / name).mkdir()
+        study = begin(tmp_path / name)
+        if name == "left":
+            study._study.ask()
+        drawn.append(study.claim(space(tmp_path), 2).drawn)
+    assert drawn[0] == drawn[1]
+
+
+def test_hyperband_wants_a_whole_reduction():
+    given = Rules(sampler="tpe", pruner="hyperband", first_epochs=1, reduction=1.5, seed=1)
+    with pytest.raises(RecembError, match="whole --reduction of at least 2, got 1"):
+        given.check(1)
+
+
+def test_the_sampler_by_gaussian_processes_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        RecembError, match=r"--sampler gp needs scipy.*pip install -e '\.\[sweep\]'"
+    ):
+        begin(tmp_path, sampler="gp")
 
 
 def test_the_front_of_a_study(tmp_path):

@@ -6,55 +6,40 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recemb import processes
 from recemb.command_line.sweep.run import Jobs
 from recemb.command_line.sweep.trial import Outcome, record
 from recemb.files import whole_file
 from recemb.results import write_results
-from recemb.sweep.locks import Lock
+from recemb.sweep.locks import held
 from recemb.sweep.objectives import Objective, smallest_within
-from recemb.sweep.study import COMPLETE, Trial, front_of
+from recemb.sweep.trials import COMPLETE, Trial, front_of
 
 Section = dict[str, Any]
 
 
 def full_model(jobs: Jobs, folder: Path, config: Path) -> Outcome:
     """Train the configuration as it is, unless that is done; other commands wait for it."""
-    run, lock = folder / "full", Lock(folder / "locks/full")
-    if not processes.rank():
-        lock.take(wait=True)
-    try:
+    run = folder / "full"
+    with held(folder / "locks/full"):
         done = run / "results.json"
-        if processes.from_first(done.is_file()):
-            return _read(done)
-        if not processes.rank():
-            with whole_file(run / "config.yaml") as temporary:
-                shutil.copyfile(config, temporary)
-        processes.from_first(None)  # it is there for all
+        if done.is_file():
+            return dict(json.loads(done.read_text()))
+        with whole_file(run / "config.yaml") as temporary:
+            shutil.copyfile(config, temporary)
         request = {"do": "train", "config": run / "config.yaml", "folder": run}
         return record(run, jobs.do({**request, "lock": folder / "locks/training-full"}))
-    finally:
-        lock.give_back()
 
 
 def tested(jobs: Jobs, folder: Path, name: str, run: Path, checkpoint: str) -> dict[str, float]:
     """Return the test metrics of a trained configuration, which are measured once."""
     where = folder / "tests" / name
     done = where / "results.json"
-    if not processes.from_first(done.is_file()):
-        if not processes.rank():
-            shutil.rmtree(where, ignore_errors=True)
+    if not done.is_file():
+        shutil.rmtree(where, ignore_errors=True)
         request = {"do": "test", "config": run / "config.yaml", "checkpoint": checkpoint}
         found = jobs.do({**request, "folder": where})
-        if not processes.rank():
-            write_results({"verb": "test", "run": str(where), **found}, where, None)
-    return dict(_read(done)["metrics"])
-
-
-def _read(path: Path) -> Outcome:
-    """Return results; the first process reads what it may just have written."""
-    found = json.loads(path.read_text()) if not processes.rank() else {}
-    return processes.from_first(found)
+        write_results({"verb": "test", "run": str(where), **found}, where, None)
+    return dict(json.loads(done.read_text())["metrics"])
 
 
 def best_of(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Trial | None:

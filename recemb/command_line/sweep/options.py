@@ -6,10 +6,11 @@ from pathlib import Path
 
 import yaml
 
+from recemb.distributed import strategy
 from recemb.errors import RecembError
 from recemb.sweep.objectives import NAMES, parse_goal
 from recemb.sweep.paths import Section, simplified
-from recemb.sweep.study import PRUNERS, SAMPLERS
+from recemb.sweep.rules import PRUNERS, SAMPLERS
 from recemb.tables.budget import parse_bytes
 
 SECTIONS = ("seed_everything", "model", "data", "trainer")
@@ -97,8 +98,8 @@ def _check(options: argparse.Namespace) -> None:
     options.storage = options.storage or f"sqlite:///{options.run / 'study.db'}"
     if "RANK" in os.environ and (options.workers > 1 or "latency" in options.objectives):
         raise RecembError(
-            "in several processes a sweep trains one trial at a time and measures no latency; drop "
-            "--workers and latency"
+            "under torchrun a sweep trains one trial at a time, in all processes, and measures no "
+            "latency; drop --workers and latency"
         )
 
 
@@ -114,5 +115,11 @@ def read_config(path: Path) -> Section:
             raise RecembError(f"{path}: there is no section {name!r} with class_path; it needs one")
     config.setdefault("seed_everything", 1)
     config["trainer"] = config.get("trainer") or {}
+    given = config["trainer"].get("strategy")
+    if "RANK" in os.environ and given != strategy.NAME:
+        raise RecembError(
+            f"{path}: under torchrun trainer.strategy must be {strategy.NAME}, which shards the "
+            f"tables, got {given}"
+        )
     # What a run's own config.yaml has beside the sections belongs to that run.
     return {name: config[name] for name in SECTIONS}

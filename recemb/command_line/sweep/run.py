@@ -3,51 +3,37 @@
 import argparse
 import json
 import math
-import multiprocessing.connection
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from tqdm import tqdm
 
-from recemb import processes
-from recemb.command_line.sweep.trial import EPOCH, SIZE, Outcome, Trials, record
+from recemb.command_line.sweep.trial import EPOCH, SIZE, Outcome, record
 from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.memory import human_bytes
 from recemb.sweep.objectives import Objective, values_of
 from recemb.sweep.space import Space, applied
-from recemb.sweep.study import (
-    COMPLETE,
-    FAILED,
-    REFUSED,
-    RUNNING,
-    WAITING,
-    Claim,
-    Study,
-    Trial,
-    front_of,
-)
-from recemb.sweep.worker import END, FAULT, Ask, Worker
+from recemb.sweep.study import Claim, Study
+from recemb.sweep.trials import COMPLETE, FAILED, REFUSED, RUNNING, WAITING, Trial, front_of
+from recemb.sweep.worker import END, FAULT, Worker, speaking
 
 MOST_REFUSALS = 200
 """Draws in a row, all refused before training, after which a sweep gives up."""
 
 
 class Jobs:
-    """Who does jobs: workers of this command, or all processes of a sharded training together.
+    """Who does jobs.
 
     Args:
-        folder: Of the study; workers log there.
-        workers: How many; 0 in several processes, which do jobs themselves.
+        workers: Who does them; the first one all but trials.
     """
 
-    def __init__(self, folder: Path, workers: int) -> None:
-        logs = [folder / "locks" / f"worker-{number}.log" for number in range(workers)]
-        self.workers = [Worker(Trials, log) for log in logs]
-        self.trials = None if workers else Trials()
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self.workers = workers
 
     def do(self, request: Mapping[str, Any]) -> Outcome:
         """Do a job to its end; whatever it asks is answered by yes.
@@ -55,14 +41,11 @@ class Jobs:
         Raises:
             RecembError: If it fails.
         """
-        if self.trials is not None:
-            outcome = processes.from_first(self.trials(dict(request), lambda what, payload: True))
-        else:
-            worker = self.workers[0]
-            worker.send(dict(request))
-            while (said := worker.receive())[0] not in (END, FAULT):
-                worker.answer(True)
-            outcome = said[1] if said[0] == END else {"state": FAILED, "reason": said[1]}
+        worker = self.workers[0]
+        worker.send(dict(request))
+        while (said := worker.receive())[0] not in (END, FAULT):
+            worker.answer(True)
+        outcome: Outcome = said[1] if said[0] == END else {"state": FAILED, "reason": said[1]}
         if outcome["state"] != COMPLETE:
             raise RecembError(outcome["reason"])
         return outcome
@@ -80,7 +63,7 @@ class Run:
         options: Of the verb.
         config: That trials are changes of.
         space: What is drawn.
-        study: Where trials are kept; in several processes only the first one has it.
+        study: Where trials are kept.
         objectives: What is compared.
         jobs: Does what trials need.
     """
@@ -90,31 +73,25 @@ class Run:
         options: argparse.Namespace,
         config: Mapping[str, Any],
         space: Space,
-        study: Study | None,
+        study: Study,
         objectives: list[Objective],
-        jobs: "Jobs",
+        jobs: Jobs,
     ) -> None:
         self.options, self.config, self.space = options, config, space
-        self.found, self.objectives, self.jobs = study, objectives, jobs
+        self.study, self.objectives, self.jobs = study, objectives, jobs
         self.refusals = 0
         self.bar: tqdm[Any] | None = None
 
-    @property
-    def study(self) -> Study:
-        """The study, in the process that has it."""
-        assert self.found is not None
-        return self.found
-
-    def alone(self) -> None:
-        """Train with workers of this command's own."""
+    def train(self) -> None:
+        """Train until there are as many trials as were asked for."""
         with tqdm(total=self.options.n_trials, desc="trials", unit="trial") as self.bar:
             self._show()
-            self._serve(self.jobs.workers)
+            self._serve()
 
-    def _serve(self, workers: list[Worker]) -> None:
+    def _serve(self) -> None:
         busy: dict[Worker, Claim] = {}
         while True:
-            for worker in workers:
+            for worker in self.jobs.workers:
                 while worker not in busy and (claim := self.claim()) is not None:
                     done = self.outcome_of(claim)
                     if done is not None:
@@ -125,9 +102,7 @@ class Run:
                     self.study.note(claim, pid=worker.pid, begun=time.time())
             if not busy:
                 return
-            waited = {one.connection: one for one in busy if one.connection is not None}
-            for connection in multiprocessing.connection.wait(list(waited)):
-                worker = next(one for key, one in waited.items() if key is connection)
+            for worker in speaking(list(busy)):
                 what, payload = worker.receive()
                 claim = busy[worker]
                 if what in (END, FAULT):
@@ -136,35 +111,6 @@ class Run:
                     self.end(claim, payload if what == END else failed)
                 else:
                     worker.answer(self.answer(claim, what, payload))
-
-    def together(self) -> None:
-        """Train in all processes of a sharded training; the first one has the study."""
-        trials = self.jobs.trials
-        assert trials is not None
-        while True:
-            claim = self._first(lambda: self.claim())
-            number = processes.from_first(claim.number if claim is not None else None)
-            if number is None:
-                return
-            request = processes.from_first(self.request(claim) if claim is not None else {})
-            done = processes.from_first(self.outcome_of(claim) if claim is not None else None)
-            if done is None:
-                done = trials(request, self._asker(claim))
-            done = processes.from_first(done)
-            self._first(lambda claim=claim, done=done: self.end(claim, done))
-
-    def _asker(self, claim: Claim | None) -> Ask:
-        def ask(what: str, payload: Any) -> Any:
-            return processes.from_first(
-                self._first(lambda: self.answer(claim, what, payload) if claim else None)
-            )
-
-        return ask
-
-    def _first(self, act: Any) -> Any:
-        """Do something in the first process; its mistake is one of all."""
-        with processes.agreement():
-            return act() if not processes.rank() else None
 
     # What the study is asked and told
 
@@ -262,12 +208,15 @@ def json_of(trials: list[Trial], objectives: list[Objective]) -> str:
 
 def figures(values: list[float], objectives: list[Objective]) -> str:
     """Return the numbers of a trial as text."""
-    return ", ".join(
-        human_bytes(int(value))
-        if one.name == "bytes"
-        else f"{one.label.removeprefix('val/')} {value:.4f}"
-        for one, value in zip(objectives, values, strict=True)
-    )
+
+    def text(one: Objective, value: float) -> str:
+        if one.name == "bytes":
+            return human_bytes(int(value))
+        if one.name == "latency":
+            return f"{value:.1f} ms"
+        return f"{one.label.removeprefix('val/')} {value:.4f}"
+
+    return ", ".join(text(*both) for both in zip(objectives, values, strict=True))
 
 
 def line_of(trial: Trial, objectives: list[Objective]) -> str:

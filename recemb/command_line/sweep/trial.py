@@ -16,13 +16,15 @@ from recemb.command_line.mistakes import mistake_in
 from recemb.command_line.notices import quiet
 from recemb.command_line.plan import PlanningCLI
 from recemb.command_line.train import TrainingCLI, fit, measure
+from recemb.distributed import lost
 from recemb.errors import RecembError
 from recemb.monitor import Monitor, monitor_of
 from recemb.results import write_results
 from recemb.serving.latency import latency_ms
 from recemb.sweep.locks import held
 from recemb.sweep.paths import simplified
-from recemb.sweep.study import COMPLETE, FAILED, PRUNED, REFUSED
+from recemb.sweep.team import IS_LOST
+from recemb.sweep.trials import COMPLETE, FAILED, PRUNED, REFUSED
 from recemb.sweep.worker import Ask
 
 Outcome = dict[str, Any]
@@ -123,21 +125,33 @@ class TrialCLI(TrainingCLI):
 class Trials:
     """Does what a request says; data stays prepared from one to the next.
 
+    Args:
+        meeting: Where the workers of several processes meet, which do it together; empty for one.
+
     Requests are sections with ``do``: ``describe`` (a configuration), ``train`` (a run folder that
     has a config.yaml) or ``test`` (the best checkpoint of one).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, meeting: str = "") -> None:
         quiet()
+        if meeting:
+            processes.start(meeting)
         self.data = KeptData()
 
     def __call__(self, request: dict[str, Any], ask: Ask) -> Outcome:
         """Do it, and return the outcome; a user's mistake is one too."""
         arguments = ["--config", str(request["config"])]
+
+        def asked(what: str, payload: Any) -> Any:
+            return processes.from_first(None if processes.rank() else ask(what, payload))
+
         try:
-            return cast(Outcome, getattr(self, request["do"])(request, arguments, ask))
+            return cast(Outcome, getattr(self, request["do"])(request, arguments, asked))
         except Exception as error:
             line = mistake_in(error, arguments)
+            if line is None and processes.world_size() > 1 and lost.is_sign(error):
+                reason = f"another process was lost ({lost.short(error)})"
+                return {"state": FAILED, "reason": reason, IS_LOST: True}
             if line is None:
                 raise
             return {"state": FAILED, "reason": line}
@@ -158,6 +172,7 @@ class Trials:
         """Train a configuration in its run folder, from the last checkpoint if there is one."""
         started = time.perf_counter()
         folder = Path(request["folder"])
+        size, line = 0, None
         try:
             embeddings = SizeCLI(self.data, arguments).model.embeddings
             size = sum(embeddings.serving_bytes().values())
@@ -165,7 +180,9 @@ class Trials:
             line = mistake_in(error, arguments)
             if line is None:
                 raise
-            return {"state": REFUSED, "reason": line}
+        mistakes = [one for one in processes.from_all(line) if one is not None]
+        if mistakes:
+            return {"state": REFUSED, "reason": mistakes[0]}
         if not ask(SIZE, size):
             return {"state": REFUSED, "table_bytes": size}
         # A process that was left behind by a command that died may write here for a moment more.
@@ -204,12 +221,11 @@ def record(folder: Path, outcome: Outcome) -> Outcome:
 
     Whoever takes over a trial that has an outcome has only to tell it.
     """
-    if not processes.rank():
-        kept = {"verb": "trial", "run": str(folder), **outcome}
-        write_results(json.loads(json.dumps(kept)), folder, None)
-        checkpoints = folder / "checkpoints"
-        if outcome["state"] != COMPLETE:
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        for path in checkpoints.glob("last*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    kept = {"verb": "trial", "run": str(folder), **outcome}
+    write_results(json.loads(json.dumps(kept)), folder, None)
+    checkpoints = folder / "checkpoints"
+    if outcome["state"] != COMPLETE:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    for path in checkpoints.glob("last*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     return outcome

@@ -16,14 +16,18 @@ from recemb.command_line.plan_report import aligned
 from recemb.command_line.sweep.choice import answer_of, best_of, chosen, full_model, tested
 from recemb.command_line.sweep.options import parse, read_config
 from recemb.command_line.sweep.run import Jobs, Run
-from recemb.errors import RecembError
+from recemb.command_line.sweep.trial import Trials
 from recemb.files import whole_file
 from recemb.memory import human_bytes
 from recemb.monitor import Monitor
 from recemb.results import config_hash, table, versions, write_results
 from recemb.sweep.objectives import Objective, objectives_of
+from recemb.sweep.rules import Rules
 from recemb.sweep.space import Space, read_space
-from recemb.sweep.study import RUNNING, Rules, Study, Trial, front_of
+from recemb.sweep.study import Study
+from recemb.sweep.team import Team
+from recemb.sweep.trials import RUNNING, Trial, front_of
+from recemb.sweep.worker import Worker
 
 Section = dict[str, Any]
 
@@ -34,42 +38,37 @@ def run(arguments: list[str]) -> None:
     started = time.perf_counter()
     config = read_config(options.config)
     space = read_space(options.space)
+    logs = options.run / "locks"
     if "RANK" in os.environ:
-        raise RecembError(
-            "sweep: trials over several processes were seen to hang and are refused for now; run "
-            "one process, and several of them on one storage for more speed"
-        )
-    jobs = Jobs(options.run, options.workers)
+        team = Team(Trials, logs / f"worker-{os.environ['RANK']}.log")
+        if processes.rank():
+            team.follow()
+            return
+        jobs = Jobs([team])
+    else:
+        names = [f"worker-{number}.log" for number in range(options.workers)]
+        jobs = Jobs([Worker(Trials, logs / name) for name in names])
     try:
         results = _sweep(options, config, space, jobs)
     finally:
         jobs.stop()
-    if not processes.rank():
-        results = {**results, "seconds": round(time.perf_counter() - started, 3)}
-        write_results(results, options.run, options.json)
-        print(summary(results))
-    processes.stop()
+    results = {**results, "seconds": round(time.perf_counter() - started, 3)}
+    write_results(results, options.run, options.json)
+    print(summary(results))
 
 
 def _sweep(options: argparse.Namespace, config: Section, space: Space, jobs: Jobs) -> Section:
     folder: Path = options.run
     given = folder / "config.yaml"
-    if not processes.rank():
-        with whole_file(given) as temporary:
-            temporary.write_text(yaml.safe_dump(config, sort_keys=False))
-    processes.from_first(None)  # it is there for all
+    with whole_file(given) as temporary:
+        temporary.write_text(yaml.safe_dump(config, sort_keys=False))
     described = jobs.do({"do": "describe", "config": given})
     space.check(described["config"])
     objectives = objectives_of(options.objectives, Monitor(*described["monitor"]))
-    with processes.agreement():
-        study = None if processes.rank() else _study(options, config, space, objectives)
+    study = _study(options, config, space, objectives)
     full = full_model(jobs, folder, given) if options.goal is not None else None
-    trained = Run(options, config, space, study, objectives, jobs)
-    if jobs.trials is None:
-        trained.alone()
-    else:
-        trained.together()
-    trials = processes.from_first(study.trials() if study is not None else [])
+    Run(options, config, space, study, objectives, jobs).train()
+    trials = study.trials()
     counts = Counter(one.state for one in trials)
     results = {
         "verb": "sweep",
@@ -100,9 +99,8 @@ def _sweep(options: argparse.Namespace, config: Section, space: Space, jobs: Job
         tests[one.number] = tested(jobs, folder, f"{one.number:04d}", own, checkpoint)
     for line in results["front"]:
         line |= {"test": tests[line["trial"]]} if line["trial"] in tests else {}
-    if not processes.rank():
-        with whole_file(folder / "best.yaml") as temporary:
-            shutil.copyfile(Path(best.attrs["folder"]) / "config.yaml", temporary)
+    with whole_file(folder / "best.yaml") as temporary:
+        shutil.copyfile(Path(best.attrs["folder"]) / "config.yaml", temporary)
     line = {**_line(best, objectives), "test": tests[best.number]}
     results["best"] = {**line, "config": str(folder / "best.yaml")}
     return {**results, "goal": goal} if goal else results
@@ -156,10 +154,12 @@ def summary(results: Section) -> str:
         lines["goal"] = f"loss <= {goal['loss']:g}: no trial is within"
         if answer:
             share = answer["bytes"] / full["bytes"]
+            smaller = len(goal["smaller"])
             lines["goal"] = (
                 f"loss <= {goal['loss']:g}: trial {answer['trial']} with "
                 f"{human_bytes(answer['bytes'])} ({share:.1%} of the full model's), loss "
-                f"{answer['loss']:+.4f}; of {len(goal['smaller'])} smaller ones none is within"
+                f"{answer['loss']:+.4f}; "
+                + (f"of {smaller} smaller ones none is within" if smaller else "none is smaller")
             )
     best = results.get("best")
     if best:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any, Literal
 import yaml
 
 from recemb.errors import RecembError
-from recemb.sweep import front
 from recemb.sweep.objectives import Objective
 from recemb.sweep.paths import leaves, simplified
-from recemb.sweep.study import COMPLETE, REFUSED, WAITING, Trial, read_trials
+from recemb.sweep.storage import read_trials
+from recemb.sweep.trials import COMPLETE, REFUSED, WAITING, Trial, front_of
 
 Section = dict[str, Any]
 
@@ -47,14 +48,7 @@ class StudyContent:
 
     def front(self) -> list[Trial]:
         """Return the complete trials that none dominates, the best quality first."""
-        done = {one.number: one for one in self.complete}
-        points = {
-            number: tuple(
-                own.cost(value) for own, value in zip(self.objectives, one.values, strict=True)
-            )
-            for number, one in done.items()
-        }
-        return [done[number] for number in front.front(points)]
+        return front_of(self.trials, self.objectives)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,12 +127,13 @@ def read_runs(folders: Sequence[Path]) -> list[RunContent]:
             for name in ("seed_everything", "model", "data", "trainer")
             if name in settings
         }
+        results = json.loads(done.read_text())
         found.append(
             RunContent(
                 name=_short(folder, folders),
-                results=json.loads(done.read_text()),
+                results=results,
                 settings=leaves(sections),
-                curves=_curves(folder),
+                curves=_curves(folder, results.get("epochs", math.inf)),
             )
         )
     return found
@@ -154,15 +149,15 @@ def _short(folder: Path, folders: Sequence[Path]) -> str:
     return str(folder)
 
 
-def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return what validation logged, by epoch; a resumed run has several logs."""
+def _curves(folder: Path, epochs: float) -> dict[str, list[tuple[int, float]]]:
+    """Return what validation logged after each epoch; a resumed run has several logs."""
     found: dict[str, dict[int, float]] = {}
     for path in sorted(folder.glob("csv*/metrics.csv")):
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 for name, value in row.items():
-                    if name.startswith("val/") and value:
-                        # Restored weights are measured once more, after the last epoch.
+                    # Restored weights are measured once more, after the last epoch.
+                    if name.startswith("val/") and value and int(row["epoch"]) < epochs:
                         found.setdefault(name, {}).setdefault(int(row["epoch"]) + 1, float(value))
     return {name: sorted(own.items()) for name, own in found.items()}
 

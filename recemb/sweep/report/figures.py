@@ -9,9 +9,10 @@ from typing import Any
 
 from recemb.memory import human_bytes
 from recemb.search.plots import pyplot
+from recemb.sweep.front import front as outermost
 from recemb.sweep.report.content import RunContent, StudyContent
 from recemb.sweep.report.weights import weights
-from recemb.sweep.study import COMPLETE, FAILED, Trial
+from recemb.sweep.trials import COMPLETE, FAILED, Trial
 
 INK, GREY, ACCENT, WARM = "#1f2933", "#a3adb8", "#1769aa", "#d9480f"
 COLORS = ("#1769aa", "#d9480f", "#2b8a3e", "#862e9c", "#e6a700", "#0b7285", "#c2255c", "#5c940d")
@@ -32,6 +33,9 @@ STYLE = {
     "font.family": "sans-serif",
 }
 MOST_ROWS = 15
+ABOVE = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 4}
+"""Where a legend hides nothing."""
+AXES = {"bytes": "served bytes of the tables", "latency_ms": "milliseconds of a request"}
 SHORT = ("model.init_args.tables.", "model.init_args.", "data.init_args.", "trainer.")
 
 
@@ -99,6 +103,16 @@ def words(trial: Trial) -> str:
     return "\n".join(lines)
 
 
+def count_bytes(axes: Any, log: bool) -> None:
+    """Mark the horizontal axis in bytes, on a scale of few decades at 1, 2 and 5 of each."""
+    if log:
+        axes.set_xscale("log")
+        few = axes.get_xlim()[1] < 1000 * axes.get_xlim()[0]
+        axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5) if few else (1,))
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+    axes.xaxis.set_major_formatter(lambda value, _: human_bytes(int(value)).replace(".00", ""))
+
+
 def draw_front(gallery: Gallery, study: StudyContent, name: str, label: str) -> None:
     """Draw quality against another objective: trials, the front, what was chosen."""
     quality = study.objectives[0]
@@ -107,8 +121,11 @@ def draw_front(gallery: Gallery, study: StudyContent, name: str, label: str) -> 
     full = (study.results.get("goal") or {}).get("full")
     on_front = {one.number for one in front}
 
+    # Of more than two objectives some of the front are on it for a number that is not drawn.
+    shown = {one.number: (study.value(one, label), quality.cost(one.values[0])) for one in front}
+
     def paint(figure: Any, axes: Any) -> None:
-        line = sorted((study.value(one, label), one.values[0]) for one in front)
+        line = [(shown[key][0], quality.cost(shown[key][1])) for key in outermost(shown)]
         axes.step(*zip(*line, strict=True), where="post", color=ACCENT, lw=1.5, alpha=0.5)
         for one in done:
             place = study.value(one, label), one.values[0]
@@ -130,12 +147,10 @@ def draw_front(gallery: Gallery, study: StudyContent, name: str, label: str) -> 
         axes.plot([], [], "o-", color=ACCENT, label="front")
         axes.plot([], [], "o", color=GREY, label="other trials")
         if label == "bytes":
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: human_bytes(int(value)))
-            axes.xaxis.set_minor_formatter(lambda value, _: "")
-        axes.set_xlabel({"bytes": "served bytes of the tables"}.get(label, label))
+            count_bytes(axes, log=True)
+        axes.set_xlabel(AXES[label])
         axes.set_ylabel(quality.label)
-        axes.legend(frameon=False, loc="best")
+        axes.legend(**ABOVE)
 
     gallery.draw(name, (8.5, 5), paint, {f"trial-{one.number}": words(one) for one in done})
 
@@ -200,6 +215,10 @@ def draw_dimensions(gallery: Gallery, study: StudyContent) -> bool:
         axes.set_xticks(range(len(front)), labels, fontsize=8)
         axes.set_xlabel(f"trials of the front and their {study.objectives[0].label}")
         axes.grid(visible=False)
+        axes.set_xticks([place - 0.5 for place in range(1, len(front))], minor=True)
+        axes.set_yticks([place - 0.5 for place in range(1, len(tables))], minor=True)
+        axes.grid(which="minor", color="white", lw=2)
+        axes.tick_params(which="minor", length=0)
 
     width = max(6.0, 2 + 0.85 * len(front))
     gallery.draw("dimensions", (min(width, 22), 1.4 + 0.55 * len(tables)), paint)
@@ -235,7 +254,7 @@ def draw_curves(gallery: Gallery, study: StudyContent) -> bool:
         axes.set_xlabel("epoch")
         axes.set_ylabel(study.objectives[0].label)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(frameon=False)
+        axes.legend(**ABOVE)
 
     gallery.draw("curves", (8.5, 4.6), paint, {f"trial-{one.number}": words(one) for one in trials})
     return True
@@ -255,11 +274,9 @@ def draw_runs(gallery: Gallery, runs: Sequence[RunContent], metric: str) -> bool
         for place, (run, size, value) in enumerate(placed):
             color = COLORS[place % len(COLORS)]
             axes.plot(size, value, "o", ms=10, color=color, mec="white", label=run.name)
-        if max(one[1] for one in placed) > 3 * min(one[1] for one in placed):
-            axes.set_xscale("log")
-            axes.xaxis.set_minor_formatter(lambda value, _: "")
-        axes.xaxis.set_major_formatter(lambda value, _: human_bytes(int(value)))
-        axes.set_xlabel("served bytes of the tables")
+        sizes = [one[1] for one in placed]
+        count_bytes(axes, log=max(sizes) > 3 * min(sizes))
+        axes.set_xlabel(AXES["bytes"])
         axes.set_ylabel(metric)
         axes.legend(frameon=False)
 

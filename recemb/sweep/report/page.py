@@ -8,7 +8,7 @@ from typing import Any
 from recemb.memory import human_bytes
 from recemb.sweep.report.content import RunContent, StudyContent, differences
 from recemb.sweep.report.figures import short
-from recemb.sweep.study import COMPLETE
+from recemb.sweep.trials import COMPLETE
 
 STYLE = """
 :root { color-scheme: light; --ink: #1f2933; --soft: #616e7c; --line: #e4e7eb; --accent: #1769aa; }
@@ -57,8 +57,8 @@ document.querySelectorAll("th.sorts").forEach(head => head.addEventListener("cli
 TEXTS = {
     "front": (
         "Quality against bytes",
-        "Each dot is a trained trial; nothing that was tried is both smaller and better than a "
-        "trial of the front. Hold the mouse over a dot to see what was drawn.",
+        "Each dot is a trained trial. No trial is at least as good as one of the front in every "
+        "objective and better in one. Hold the mouse over a dot to see what was drawn.",
     ),
     "latency": (
         "Quality against latency",
@@ -184,11 +184,9 @@ def goal_section(study: StudyContent) -> str:
     rows: list[list[Any]] = [["full model", full["quality"], full["bytes"], 0.0]]
     rows += [[f"trial {answer['trial']}: the answer", *_numbers(answer)]] if answer else []
     rows += [[f"trial {one['trial']}", *_numbers(one)] for one in goal["smaller"][:10]]
-    text = (
-        f"The smallest trial whose validation loss against the full model is at most "
-        f"{goal['loss']:g}, and the best of the {len(goal['smaller'])} smaller ones: none is "
-        "within."
-    )
+    smaller = len(goal["smaller"])
+    text = f"The smallest trial that loses at most {goal['loss']:g} against the full model"
+    text += f", and the best of the {smaller} smaller ones: none is within." if smaller else "."
     titles = ["", study.objectives[0].label, "bytes", "loss"]
     marks = ["", *(["chosen"] if answer else []), *[""] * len(goal["smaller"][:10])]
     return section("The goal", text, rows_table(titles, rows, marks))
@@ -244,8 +242,8 @@ def runs_section(runs: Sequence[RunContent]) -> str:
     for run in runs:
         own = run.results
         values = [own.get("metrics", {}).get(name) for name in metrics]
-        sizes = [run.table_bytes, own.get("epochs"), own.get("seconds"), own.get("seed")]
-        rows.append([run.name, *values, *sizes])
+        sizes = [run.table_bytes, own.get("epochs"), own.get("seconds")]
+        rows.append([run.name, *values, *sizes, run.settings.get("seed_everything")])
     return section("Runs", "What each run reports.", rows_table(titles, rows))
 
 
@@ -256,7 +254,10 @@ def differences_section(runs: Sequence[RunContent]) -> str:
         return section("Configurations", "All settings of these runs are the same.", "")
     titles = ["setting", *(run.name for run in runs)]
     rows = [
-        [Markup(f"<code>{html.escape(name)}</code>"), *("not set" if v is None else v for v in own)]
+        [
+            Markup(f"<code>{html.escape(name)}</code>"),
+            *("not set" if v is None else _brief(v) for v in own),
+        ]
         for name, own in found.items()
     ]
     text = f"The {len(found)} settings in which the runs differ; all others are the same."

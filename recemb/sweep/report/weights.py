@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from recemb.sweep.study import Trial
+from recemb.sweep.trials import Trial
 
 BINS, LEAST = 4, 8
 
