@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
 
 import jsonargparse
 
@@ -11,31 +13,59 @@ from recemb.command_line.mistakes import mistake_in
 from recemb.command_line.notices import quiet
 from recemb.memory import keep_freed_memory
 
-USAGE = """usage: python -m recemb VERB [options]
 
-  fit        train; restore the best checkpoint by validation; test it once
-  validate   measure a checkpoint on the validation file
-  test       measure a checkpoint on the test file
-  predict    write a checkpoint's click probabilities for the test file
-  plan       print where the tables of a training would lie, and what that costs
-  search     learn which dimensions are worth their bytes, and train what is found
-  sweep      draw configurations, train them, and find the best quality for its bytes
-  report     draw runs or a sweep as one HTML file
-  compress   write a checkpoint with smaller tables, and measure what that costs
-  export     write a checkpoint's model as TorchScript that needs only torch
-  index      write an index of a checkpoint's item vectors, and measure what it finds
-  recommend  write the best items of some users
-  show       print what a run folder holds
-  kinds      print the kinds of tables
+@dataclass(frozen=True)
+class Verb:
+    """A verb, whose module has a function ``run`` that takes the words after it."""
 
-`python -m recemb VERB --help` lists the options of a verb."""
+    help: str
+    module: str
+    """In this package. It is imported when the verb is asked for, with what it needs."""
+
+
+TRAIN = "train"
+"""The module of four verbs, which is told which of them."""
+VERBS = {
+    "fit": Verb("train; restore the best checkpoint by validation; test it once", TRAIN),
+    "validate": Verb("measure a checkpoint on the validation file", TRAIN),
+    "test": Verb("measure a checkpoint on the test file", TRAIN),
+    "predict": Verb("write a checkpoint's click probabilities for the test file", TRAIN),
+    "plan": Verb("print where the tables of a training would lie, and what that costs", "plan"),
+    "search": Verb(
+        "learn which dimensions are worth their bytes, and train what is found", "search.verb"
+    ),
+    "sweep": Verb(
+        "draw configurations, train them, and find the best quality for its bytes", "sweep.verb"
+    ),
+    "report": Verb("draw runs or a sweep as one HTML file", "report"),
+    "compress": Verb(
+        "write a checkpoint with smaller tables, and measure what that costs", "compress"
+    ),
+    "export": Verb("write a checkpoint's model as TorchScript that needs only torch", "export"),
+    "index": Verb(
+        "write an index of a checkpoint's item vectors, and measure what it finds", "index"
+    ),
+    "recommend": Verb("write the best items of some users", "recommend"),
+    "show": Verb("print what a run folder holds", "show"),
+    "kinds": Verb("print the kinds of tables", "kinds"),
+}
+WITHOUT_TRAINER = ("report", "show", "kinds")
+"""Verbs that import no Lightning, whose notices need no silencing."""
+USAGE = "\n".join(
+    [
+        "usage: python -m recemb VERB [options]",
+        "",
+        *(f"  {name:10} {verb.help}" for name, verb in VERBS.items()),
+        "",
+        "`python -m recemb VERB --help` lists the options of a verb.",
+    ]
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code: 0, or 2 after a user's mistake."""
     verb, *rest = sys.argv[1:] if arguments is None else arguments or [""]
-    verbs = _verbs()
-    if verb not in verbs:
+    if verb not in VERBS:
         asked = verb in ("-h", "--help", "help")
         print(USAGE, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
@@ -44,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        verbs[verb](verb, rest)
+        run = import_module(f"recemb.command_line.{VERBS[verb].module}").run
+        if verb not in WITHOUT_TRAINER:
+            quiet()
+        run(*([verb] if VERBS[verb].module == TRAIN else []), rest)
     except BrokenPipeError:
         # The reader (``| head``) has seen enough; nothing may be flushed into the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,76 +90,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"recemb {verb}: {line}", file=sys.stderr, flush=True)
         return 2
     return 0
-
-
-def _verbs() -> dict[str, Callable[[str, list[str]], None]]:
-    """Return the verbs; each imports what it needs when it runs."""
-
-    def train(verb: str, rest: list[str]) -> None:
-        from recemb.command_line.train import run
-
-        quiet()
-        run(verb, rest)
-
-    def plan(verb: str, rest: list[str]) -> None:
-        from recemb.command_line.plan import run
-
-        quiet()
-        run(rest)
-
-    def compress(verb: str, rest: list[str]) -> None:
-        from recemb.command_line.compress import run
-
-        quiet()
-        run(rest)
-
-    def search(verb: str, rest: list[str]) -> None:
-        from recemb.command_line.search.verb import run
-
-        quiet()
-        run(rest)
-
-    def sweep(verb: str, rest: list[str]) -> None:
-        from recemb.command_line.sweep.verb import run
-
-        quiet()
-        run(rest)
-
-    def report(verb: str, rest: list[str]) -> None:
-        from recemb.command_line.report import run
-
-        run(rest)
-
-    def export(verb: str, rest: list[str]) -> None:
-        from recemb.command_line.export import run
-
-        quiet()
-        run(rest)
-
-    def index(verb: str, rest: list[str]) -> None:
-        from recemb.command_line.index import run
-
-        quiet()
-        run(rest)
-
-    def recommend(verb: str, rest: list[str]) -> None:
-        from recemb.command_line.recommend import run
-
-        quiet()
-        run(rest)
-
-    def show(verb: str, rest: list[str]) -> None:
-        from recemb.command_line.show import run
-
-        run(rest)
-
-    def kinds(verb: str, rest: list[str]) -> None:
-        from recemb.command_line.kinds import run
-
-        run(rest)
-
-    training = dict.fromkeys(("fit", "validate", "test", "predict"), train)
-    written = {"plan": plan, "search": search, "sweep": sweep, "compress": compress}
-    found = {"export": export, "index": index, "recommend": recommend}
-    printed = {"report": report, "show": show, "kinds": kinds}
-    return {**training, **written, **found, **printed}
