@@ -227,6 +227,22 @@ def searching(folder: Path):
 
 
 @LIGHTNING
+def test_widths_are_drawn_up_to_what_the_budget_can_have(evolved):
+    results = json.loads((evolved / "results.json").read_text())
+    supernet = yaml.safe_load((evolved / "supernet.yaml").read_text())
+    own = supernet["trainer"]["callbacks"][-1]["init_args"]["widest"]
+    spaces = searching(evolved).embeddings.spaces
+    tables = config()["model"]["init_args"]["tables"]
+    rows = {name: spaces[name][0].num_ids for name in own}
+    # Four bytes an element; the unified table has 100 rows, and all searched ones a dimension.
+    room = results["budget"] - 4 * 100 * tables["shared"]["dim"] - 4 * sum(rows.values())
+    assert all(4 * (width - 1) * rows[name] <= room for name, width in own.items())
+    narrow = {name: width for name, width in own.items() if width < tables[name]["dim"]}
+    assert narrow
+    assert all(4 * width * rows[name] > room for name, width in narrow.items())
+
+
+@LIGHTNING
 def test_candidates_are_scored_without_gradients(evolved):
     search = searching(evolved)
     seen = []
