@@ -329,7 +329,11 @@ def test_elements_are_found_within_the_budget(method, tmp_path):
 
 
 def test_deeplight_ends_at_its_sparsity(tmp_path):
-    results = found_by("deeplight", tmp_path, "--share", "0.3")
+    baselines = ["--baselines", "uniform", "mixed_dim"]
+    results = found_by("deeplight", tmp_path, "--share", "0.25", *baselines)
+    # 100 rows of 8 elements beside; what is left is less than mixed dimensions take at least.
+    assert "cannot be smaller than" in results["baselines"]["mixed_dim"]["refused"]
+    assert results["baselines"]["uniform"]["bytes"]["tables"] <= results["budget"]
     state = read_checkpoint(Path(results["supernet"]["checkpoint"]))["state_dict"]
     rows = [state[name] for name in state if ".rows." in name and name.endswith(TABLES)]
     assert len(rows) == 2, list(state)

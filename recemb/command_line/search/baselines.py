@@ -55,11 +55,13 @@ def mixed_dim(search: Search) -> Section:
     for settings in features.values():
         if settings["table"] in search.names:
             settings["table"] = "mixed"
-    tables = {"mixed": {"kind": "mixed_dim", "dim": dims.pop(), "budget": search.room}}
+    mixed = {"kind": "mixed_dim", "dim": dims.pop(), "budget": search.room}
+    spaces = [space for one in search.searched.values() for space in one.spaces]
     try:
-        return search.fit("mixed_dim", search.write_config("mixed_dim", tables, features))
+        table_config("mixed", mixed).solve("table 'mixed'", spaces)
     except RecembError as error:
         return {"refused": str(error)}
+    return search.fit("mixed_dim", search.write_config("mixed_dim", {"mixed": mixed}, features))
 
 
 def pruning(search: Search) -> Section:
