@@ -47,6 +47,7 @@ METRICS = {"matrix_factorization": "mse"}
 """By model, where it is not AUC."""
 ROWS_LEARNING_RATE, BATCH_SIZE, EPOCHS = 0.003, 4096, 30
 FEATURES = ("user", "movie", "zip", "gender", "age", "occupation")
+SEEDS = 3
 ONCE = ("deeplight", "pep", "autodim")
 """Methods that are searched with the first seed and for the first model."""
 OPTIONS: dict[str, list[str]] = {
@@ -273,6 +274,7 @@ def plot(rows: list[dict[str, Any]], model: str, path: Path) -> None:
     """Draw test AUC against bytes, a line each."""
     drawing = pyplot()
     figure, axes = drawing.subplots(figsize=(9, 6), constrained_layout=True)
+    axes.set_prop_cycle(color=drawing.get_cmap("tab20").colors)
     for line in sorted({row["line"] for row in rows if row["model"] == model}):
         own = [row for row in rows if (row["model"], row["line"]) == (model, line)]
         own.sort(key=lambda row: row["bytes"])
@@ -297,7 +299,7 @@ def plot(rows: list[dict[str, Any]], model: str, path: Path) -> None:
 def main() -> None:
     """Search what is missing, then write tables and pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--threads", type=int, default=1, help="of each search")
     parser.add_argument("--workers", type=int, default=2, help="searches at a time")
     parser.add_argument("--models", nargs="+", choices=(*MODELS, *TASKS), default=[*MODELS, *TASKS])
@@ -311,7 +313,7 @@ def main() -> None:
             list(pool.map(lambda several: search_all(several, options.threads), asked))
     every = [
         run
-        for several in runs(options.seeds, (*MODELS, *TASKS), SHARES, list(OPTIONS))
+        for several in runs(max(SEEDS, options.seeds), (*MODELS, *TASKS), SHARES, list(OPTIONS))
         for run in several
     ]
     done = [run for run in every if run.done.is_file()]
