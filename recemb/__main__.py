@@ -1,7 +1,5 @@
 """``python -m recemb``."""
 
-import sys
+from recemb.command_line.main import run
 
-from recemb.command_line.main import main
-
-sys.exit(main())
+run()

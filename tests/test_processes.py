@@ -1,4 +1,4 @@
-"""One line for all processes, also where ``torchrun`` ends the one that is about to write it."""
+"""How processes end: one line for all of them, and none is aborted at its exit."""
 
 import os
 import signal
@@ -70,3 +70,29 @@ def test_a_process_that_is_ended_while_it_asks_still_speaks():
     )
     assert ended.returncode == 3
     assert ended.stderr.count("recemb fit: another process was lost") == 1, ended.stderr
+
+
+ABORT_AT_EXIT = """
+import atexit, ctypes, sys
+from recemb import processes
+
+atexit.register(print, "at the exit")
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(libc.abort, None, None)
+processes.end(int(sys.argv[1]))
+"""
+
+
+def test_one_of_several_ends_before_libraries_do():
+    """As gloo's threads do now and then, something aborts the process when libraries end."""
+    command = [sys.executable, "-c", ABORT_AT_EXIT]
+    alone = {name: value for name, value in os.environ.items() if name != "RANK"}
+    variables = {**alone, "PYTHONPATH": os.getcwd()}
+    for code in (0, 3):
+        ended = subprocess.run(
+            [*command, str(code)], env={**variables, "RANK": "1"}, capture_output=True, text=True
+        )
+        assert ended.returncode == code, ended.stderr
+        assert ended.stdout == "at the exit\n"
+    ended = subprocess.run([*command, "0"], env=variables, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGABRT

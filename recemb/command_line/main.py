@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import NoReturn
 
 import jsonargparse
 
@@ -74,10 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        run = import_module(f"recemb.command_line.{VERBS[verb].module}").run
+        module = import_module(f"recemb.command_line.{VERBS[verb].module}")
         if verb not in WITHOUT_TRAINER:
             quiet()
-        run(*([verb] if VERBS[verb].module == TRAIN else []), rest)
+        module.run(*([verb] if VERBS[verb].module == TRAIN else []), rest)
     except BrokenPipeError:
         # The reader (``| head``) has seen enough; nothing may be flushed into the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -90,3 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"recemb {verb}: {line}", file=sys.stderr, flush=True)
         return 2
     return 0
+
+
+def run() -> NoReturn:
+    """Run the command that this process was started for, and end it."""
+    processes.end(main())

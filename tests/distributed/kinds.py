@@ -6,6 +6,7 @@ writes the losses of every kind, by name, as ``losses-WORLD_SIZE.json``.
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,3 +165,5 @@ def main(folder: Path, rank: int, world_size: int) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    os.environ["RANK"] = sys.argv[2]
+    processes.end(0)

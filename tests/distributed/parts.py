@@ -5,6 +5,7 @@
 writes what the process has found as ``found-RANK.pt``.
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from recemb import collectives
+from recemb import collectives, processes
 from recemb.batch_norm import BatchNorm
 
 DIM = 3
@@ -131,3 +132,5 @@ def main(folder: Path, rank: int, world_size: int) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    os.environ["RANK"] = sys.argv[2]
+    processes.end(0)

@@ -6,6 +6,7 @@ reads ``start.pt`` from the folder (what the cases go on from, if anything), and
 ``end.pt``; rows and state are saved by their parts, in folders beside it.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from recemb import processes
 from recemb.rows.part_files import load_parts, save_parts
 from recemb.rows.torchrec_store import TorchRecRowsStore
 from tests.rows.sharded_cases import CASES, NUM_STEPS, run
@@ -91,3 +93,5 @@ def main(folder: Path, rank: int, world_size: int) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    os.environ["RANK"] = sys.argv[2]
+    processes.end(0)
