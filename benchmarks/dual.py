@@ -32,7 +32,9 @@ CONFIG = "configs/dual/grocery.yaml"
 GRAM, RATE = "--model.init_args.skip_gram", "--model.init_args.rows_optimizer.learning_rate"
 SETTINGS: dict[str, list[str]] = {
     "as it is": [],
+    "exponent -1": [f"{GRAM}.exponent", "-1"],
     "exponent -0.5": [f"{GRAM}.exponent", "-0.5"],
+    "exponent -0.5, 30 negatives": [f"{GRAM}.exponent", "-0.5", f"{GRAM}.num_negatives", "30"],
     "exponent 0": [f"{GRAM}.exponent", "0"],
     "exponent 0.4": [f"{GRAM}.exponent", "0.4"],
     "exponent 1": [f"{GRAM}.exponent", "1"],
