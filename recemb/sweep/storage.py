@@ -1,6 +1,7 @@
 """Storages: databases of Optuna's studies, and what is wrong when one cannot be reached."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,14 @@ def backend_of(library: Any, storage: str) -> "optuna.storages.BaseStorage":
     )
 
 
+def without_password(storage: str) -> str:
+    """Return the address of a storage as it may be shown: a password in it is replaced by stars.
+
+    Also of an address that is none, which is shown to say so.
+    """
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", storage)
+
+
 @contextmanager
 def reached(storage: str) -> Iterator[None]:
     """Say on one line that a storage cannot be reached."""
@@ -63,8 +72,8 @@ def reached(storage: str) -> Iterator[None]:
             cause = cause.__cause__
         words = " ".join(str(cause).split())[:200]
         raise RecembError(
-            f"--storage: {storage} cannot be reached ({words}); it must be such as "
-            "sqlite:///study.db in a folder that is there, or the address of a database"
+            f"--storage: {without_password(storage)} cannot be reached ({words}); it must be such "
+            "as sqlite:///study.db in a folder that is there, or the address of a database"
         ) from error
 
 
@@ -78,16 +87,16 @@ def read_trials(storage: str, name: str | None) -> tuple[dict[str, Any], list[Tr
     Raises:
         RecembError: If there is no such study, or it is not one of recemb.
     """
-    optuna = optuna_module()
+    optuna, shown = optuna_module(), without_password(storage)
     with reached(storage):
         backend = backend_of(optuna, storage)
         known = sorted(one.study_name for one in optuna.get_all_study_summaries(backend))
         if name is None and len(known) == 1:
             name = known[0]
         if name not in known:
-            raise RecembError(f"{storage}: --study must be one of {known}, got {name!r}")
+            raise RecembError(f"{shown}: --study must be one of {known}, got {name!r}")
         study = optuna.load_study(study_name=name, storage=backend)
         begun = study.user_attrs.get(SETTINGS)
         if begun is None:
-            raise RecembError(f"{storage}: study {name!r} was not begun by recemb")
+            raise RecembError(f"{shown}: study {name!r} was not begun by recemb")
         return dict(begun), [trial_of(one) for one in study.get_trials(deepcopy=False)]

@@ -20,7 +20,13 @@ from recemb.sweep.locks import Lock, held
 from recemb.sweep.objectives import Objective
 from recemb.sweep.rules import Rules
 from recemb.sweep.space import Space
-from recemb.sweep.storage import SETTINGS, backend_of, optuna_module, reached
+from recemb.sweep.storage import (
+    SETTINGS,
+    backend_of,
+    optuna_module,
+    reached,
+    without_password,
+)
 from recemb.sweep.trials import COMPLETE, FAILED, REFUSED, WAITING, Trial, trial_of
 
 if TYPE_CHECKING:
@@ -221,11 +227,12 @@ def _counts(trial: Trial) -> bool:
 def _check_settings(
     storage: str, name: str, begun: Mapping[str, Any] | None, now: Mapping[str, Any]
 ) -> None:
+    shown = without_password(storage)
     if begun is None:
-        raise RecembError(f"{storage}: study {name!r} was not begun by recemb; name another one")
+        raise RecembError(f"{shown}: study {name!r} was not begun by recemb; name another one")
     other = [key for key in now if begun.get(key) != now[key]]
     if other:
         raise RecembError(
-            f"{storage}: study {name!r} was begun with another {' and '.join(other)}; repeat the "
+            f"{shown}: study {name!r} was begun with another {' and '.join(other)}; repeat the "
             "command as it was, or give --study a new name"
         )

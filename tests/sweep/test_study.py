@@ -254,6 +254,15 @@ def test_a_storage_that_cannot_be_reached_is_named(tmp_path, storage):
         Study(storage, "test", [QUALITY], rules(), tmp_path, {})
 
 
+@pytest.mark.parametrize(
+    "storage", ["mysql://me:secret@host/x", "mysql://me:se/cr@secret@host:port/x"]
+)
+def test_a_password_is_not_shown(tmp_path, storage):
+    with pytest.raises(RecembError, match=r"mysql://me:\*\*\*@host") as found:
+        Study(storage, "test", [QUALITY], rules(), tmp_path, {})
+    assert "secret" not in str(found.value)
+
+
 def test_optunas_own_tools_read_the_study(tmp_path):
     study = begin(tmp_path)
     claim = study.claim(space(tmp_path), 1)

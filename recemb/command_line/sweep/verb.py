@@ -24,6 +24,7 @@ from recemb.results import config_hash, table, versions, write_results
 from recemb.sweep.objectives import Objective, objectives_of
 from recemb.sweep.rules import Rules
 from recemb.sweep.space import Space, read_space
+from recemb.sweep.storage import without_password
 from recemb.sweep.study import Study
 from recemb.sweep.team import Team
 from recemb.sweep.trials import RUNNING, Trial, front_of
@@ -76,7 +77,7 @@ def _sweep(options: argparse.Namespace, config: Section, space: Space, jobs: Job
         "seed": config["seed_everything"],
         "versions": versions(),
         "run": str(folder),
-        "storage": options.storage,
+        "storage": without_password(options.storage),
         "study": options.study,
         "objectives": [one.label for one in objectives],
         "trials": dict(counts),
