@@ -18,6 +18,7 @@ from recemb.command_line.main import main
 from recemb.errors import RecembError
 from recemb.rows.optimizers import SGD
 from recemb.serving.export import export
+from tests.command_line.launch import torchrun
 from tests.models.pairs import MODELS, NUM_ITEMS, NUM_USERS, SEEN, adjacency, batch, build, rows
 
 
@@ -320,3 +321,26 @@ def test_other_models_learn_too(options: list[str], config: Path, tmp_path: Path
         config, options = tmp_path / "config.yaml", []
         config.write_text(yaml.safe_dump(section, sort_keys=False))
     assert fit(config, tmp_path / "run", *options)["metrics"]["test/recall@10"] > 0.4
+
+
+def test_sharded_tables_train_on_samples_of_the_graph(config: Path, tmp_path: Path) -> None:
+    section = yaml.safe_load(config.read_text())
+    section["model"]["init_args"] |= {
+        "propagation": {"num_layers": 2, "fanout": 5},
+        "rows_optimizer": {"kind": "rowwise_adagrad", "learning_rate": 0.1},
+    }
+    section["trainer"] |= {"max_epochs": 8, "strategy": "torchrec"}
+    section["trainer"]["callbacks"] = []
+    config.write_text(yaml.safe_dump(section, sort_keys=False))
+    torchrun(2, "fit", "--config", str(config), "--run", str(tmp_path / "two"))
+    metrics = json.loads((tmp_path / "two/results.json").read_text())["metrics"]
+    assert metrics["test/recall@10"] > 0.4
+    # What two processes measured of their shards is what one measures of the whole tables.
+    checkpoint = ["--ckpt_path", str(tmp_path / "two/checkpoints/best.ckpt")]
+    section["trainer"]["strategy"] = "auto"
+    config.write_text(yaml.safe_dump(section, sort_keys=False))
+    asked = ["test", "--config", str(config), *checkpoint, "--run", str(tmp_path / "one")]
+    assert main(asked) == 0
+    alone = json.loads((tmp_path / "one/results.json").read_text())["metrics"]
+    for name in ("test/recall@10", "test/ndcg@10"):
+        assert alone[name] == pytest.approx(metrics[name], rel=1e-4)
