@@ -272,6 +272,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="of --epoch")
     parser.add_argument("--baselines", action="store_true", help="nothing but these")
     options = parser.parse_args()
+    from recemb.memory import keep_freed_memory
+
+    keep_freed_memory()  # As every command does.
     if options.products:
         products()
         return

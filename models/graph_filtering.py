@@ -120,7 +120,9 @@ class GraphFiltering(CollaborativeFiltering):
             around = self.graph.sampled(nodes_S, [settings.fanout] * settings.num_layers)
         found_SD, regular_SD = self.propagate(self.read(around), around.layers)
         user_BD, item_CD = found_SD.index_select(0, node_M).split([len(user_B), len(item_C)])
-        return SampleVectors(user_BD, item_CD, regular_SD.index_select(0, node_M).square().sum())
+        # Squares of nodes first: a batch may meet a node many times.
+        squares_S = regular_SD.square().sum(1)
+        return SampleVectors(user_BD, item_CD, squares_S.index_select(0, node_M).sum())
 
     def read(self, around: Neighbourhood) -> Tensor:
         """Return the tables' vectors of nodes: (N, D)."""

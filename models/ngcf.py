@@ -4,7 +4,8 @@
     x^(l+1) = unit length of dropout of LeakyReLU((x^(l) + m) W1 + b1 + (x^(l) * m) W2 + b2)
     x       = x^(0), x^(1), .., x^(L) side by side
 
-The next layer reads what came before the unit length. What is regularised is x.
+The next layer reads what came before the unit length. What is regularised is x^(0): the layers
+have unit length, so that to regularise x, as the authors do, only adds a constant.
 
 Source: Wang et al., "Neural Graph Collaborative Filtering", SIGIR 2019, arXiv:1905.08108; unit
 length, slope 0.2 and biases as in the authors' code.
@@ -72,7 +73,7 @@ class NGCF(GraphFiltering):
         self.dropout = nn.Dropout(self.propagation.message_dropout)
 
     def propagate(self, x_ND: Tensor, layers: list[Layer]) -> tuple[Tensor, Tensor]:
-        """Return all layers side by side, twice: they are what is regularised."""
+        """Return all layers side by side, and the vectors that go in."""
         num_asked = layers[-1].num_out
         found, sends_N1 = [x_ND[:num_asked]], self.senders(x_ND)
         for layer, add, multiply in zip(layers, self.sums, self.products, strict=True):
@@ -81,5 +82,4 @@ class NGCF(GraphFiltering):
             mixed_ND = add(own_ND + message_ND) + multiply(own_ND * message_ND)
             x_ND = self.dropout(F.leaky_relu(mixed_ND, SLOPE))
             found.append(F.normalize(x_ND[:num_asked], dim=1))
-        both_SD = torch.cat(found, 1)
-        return both_SD, both_SD
+        return torch.cat(found, 1), found[0]

@@ -27,7 +27,7 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     # One arena: the backward pass has a thread of its own, which should reuse what the forward
     # pass freed. No mmap: a mapped block goes back to the kernel when freed.
-    settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
+    settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
     return all(mallopt(name, value) for name, value in settings)
 
 
