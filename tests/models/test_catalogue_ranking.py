@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import catalogue_ranking
-from models.catalogue_ranking import metric_names, metrics, ranks
+from models.catalogue_ranking import best_items, metric_names, metrics, ranks
 
 NUM_ITEMS = 23
 
@@ -40,6 +40,23 @@ def test_ranks_are_those_of_sorting(excludes):
     left_out = [set(own.nonzero().flatten().tolist()) if excludes else set() for own in had]
     wanted = [rank_by_sorting(scores[b], int(target[b]), left_out[b]) for b in range(40)]
     assert found.tolist() == wanted
+
+
+@pytest.mark.usefixtures("_tiles")
+@pytest.mark.parametrize("excludes", [False, True])
+def test_the_best_are_those_of_sorting(excludes):
+    generator = torch.Generator().manual_seed(1)
+    query = torch.randn(40, 4, generator=generator)
+    items = torch.randn(NUM_ITEMS, 4, generator=generator)
+    had = torch.rand(40, NUM_ITEMS, generator=generator) < 0.3
+    excluded = tuple(had.nonzero().T) if excludes else None
+    found, scores = best_items(query, lambda own, tile: own @ items[tile].T, NUM_ITEMS, 5, excluded)
+    every = (query.double() @ items.double().T).tolist()
+    for b, own in enumerate(every):
+        kept = [i for i in range(NUM_ITEMS) if not (excludes and had[b, i])]
+        wanted = sorted(kept, key=lambda i: -own[i])[:5]
+        assert found[b].tolist() == wanted
+        assert scores[b].tolist() == pytest.approx([own[i] for i in wanted], rel=1e-4)
 
 
 def test_no_table_of_queries_times_items_is_ever_there(monkeypatch):

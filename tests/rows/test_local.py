@@ -75,6 +75,14 @@ def test_sum_duplicates_by_hand() -> None:
     assert sums.tolist() == [[3, 4], [5, 8.5]]
 
 
+def test_sum_duplicates_that_come_sorted() -> None:
+    rows, sums = sum_duplicates(
+        torch.tensor([0, 2, 2, 5]), torch.tensor([[1.0], [2.0], [4.0], [8.0]])
+    )
+    assert rows.tolist() == [0, 2, 5]
+    assert sums.tolist() == [[1.0], [6.0], [8.0]]
+
+
 def test_a_dense_optimizer_leaves_the_rows_alone() -> None:
     store = LocalRowsStore(drawn(), SGD())
     before = copies(store.tables())
