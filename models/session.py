@@ -113,6 +113,7 @@ class SessionTransformer(EmbeddingTask):
             settings.dropout,
             settings.attention_dropout,
             settings.max_length,
+            settings.readout == "items",
         )
         vocabulary = schema.vocabularies[ITEM]
         self.num_items, self.num_ids = vocabulary.num_known, vocabulary.num_ids

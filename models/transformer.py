@@ -48,6 +48,25 @@ def arrange(lengths_B: Tensor) -> Arrangement:
     return Arrangement(tokens_N, places_N, [block for block in blocks if block[1]])
 
 
+def _attend(qkv: Tensor, num_heads: int, dropout: float) -> Tensor:
+    """Return (S, L, D) of queries, keys and values (S, L, 3 D)."""
+    q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    return attended.transpose(1, 2).flatten(2)
+
+
+def _over_blocks(
+    qkv: Tensor, blocks: Sequence[tuple[int, int]], num_heads: int, dropout: float
+) -> Tensor:
+    """Return (N, D) of queries, keys and values (N, 3 D), block by block."""
+    sizes = [count * length for count, length in blocks]
+    attended = [
+        _attend(part.view(count, length, -1), num_heads, dropout).flatten(0, 1)
+        for part, (count, length) in zip(qkv.split(sizes), blocks, strict=True)
+    ]
+    return torch.cat(attended)
+
+
 class CausalAttention(nn.Module):
     """Multi-head attention of each token to itself and those before it.
 
@@ -70,12 +89,7 @@ class CausalAttention(nn.Module):
     def forward(self, tokens_ND: Tensor, blocks: Sequence[tuple[int, int]]) -> Tensor:
         """Return (N, D) for tokens that lie as :func:`arrange` says."""
         qkv = self.to_qkv(tokens_ND)
-        sizes = [count * length for count, length in blocks]
-        attended = [
-            self._attend(part.view(count, length, -1)).flatten(0, 1)
-            for part, (count, length) in zip(qkv.split(sizes), blocks, strict=True)
-        ]
-        return cast(Tensor, self.to_out(torch.cat(attended)))
+        return cast(Tensor, self.to_out(_over_blocks(qkv, blocks, self.num_heads, self._rate())))
 
     def padded(self, tokens_ND: Tensor, lengths_B: Tensor) -> Tensor:
         """Return (N, D) for tokens as they were given, through one padded block.
@@ -84,14 +98,10 @@ class CausalAttention(nn.Module):
         tokens of a sequence, so causal attention never looks at it.
         """
         qkv, mask_BL = to_padded(Jagged(self.to_qkv(tokens_ND), lengths_B))
-        return cast(Tensor, self.to_out(self._attend(qkv)[mask_BL]))
+        return cast(Tensor, self.to_out(_attend(qkv, self.num_heads, self._rate())[mask_BL]))
 
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """Return (S, L, D) of queries, keys and values (S, L, 3 D)."""
-        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        return attended.transpose(1, 2).flatten(2)
+    def _rate(self) -> float:
+        return self.dropout if self.training else 0.0
 
 
 class Block(nn.Module):
@@ -120,6 +130,37 @@ class Block(nn.Module):
         return tokens_ND + cast(Tensor, self.dropout(self.perceptron(self.norm(tokens_ND))))
 
 
+class Readout(nn.Module):
+    """What each position comes to as a mean of the tokens that were given, itself and before it.
+
+    Weights are an attention of the encoder's states. A transformer's own output lies anywhere; a
+    mean of items lies among items, which is where the next one is looked for.
+
+    Args:
+        dim: D.
+
+    Source: Hou et al., "CORE: Simple and Effective Session-based Recommendation within Consistent
+    Representation Space", SIGIR 2022, arXiv:2204.11067, where an item's weight is the same for
+    all positions after it; here each position weighs anew.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.to_qk = nn.Linear(dim, 2 * dim)
+
+    def forward(
+        self, states_ND: Tensor, given_ND: Tensor, blocks: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Return (N, D) for states and tokens that lie as :func:`arrange` says."""
+        qkv = torch.cat([self.to_qk(states_ND), given_ND], 1)
+        return _over_blocks(qkv, blocks, 1, 0.0)
+
+    def padded(self, states_ND: Tensor, given_ND: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return (N, D) for tokens as they were given, through one padded block."""
+        qkv, mask_BL = to_padded(Jagged(torch.cat([self.to_qk(states_ND), given_ND], 1), lengths_B))
+        return _attend(qkv, 1, 0.0)[mask_BL]
+
+
 class CausalTransformer(nn.Module):
     """Pre-norm blocks over jagged sequences with learned positions, counted from the start.
 
@@ -131,6 +172,7 @@ class CausalTransformer(nn.Module):
         dropout: Share of values dropped in training: of the input, and of what each layer adds.
         attention_dropout: Share of attention weights dropped in training.
         max_length: Longest sequence.
+        reads_tokens: Whether the result is a mean of the tokens given (:class:`Readout`).
     """
 
     def __init__(
@@ -142,6 +184,7 @@ class CausalTransformer(nn.Module):
         dropout: float,
         attention_dropout: float,
         max_length: int,
+        reads_tokens: bool = False,
     ) -> None:
         super().__init__()
         self.position_LD = nn.Parameter(0.02 * torch.randn(max_length, dim))
@@ -150,6 +193,7 @@ class CausalTransformer(nn.Module):
             Block(dim, num_heads, hidden, dropout, attention_dropout) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(dim)
+        self.readout = Readout(dim) if reads_tokens else None
 
     def forward(self, tokens_ND: Tensor, lengths_B: Tensor) -> Tensor:
         """Return (N, D): each token in the light of itself and those before it.
@@ -158,16 +202,23 @@ class CausalTransformer(nn.Module):
             tokens_ND: Sequence by sequence.
             lengths_B: Tokens of each; 0 to ``max_length``.
         """
+        given_ND = self.dropout(tokens_ND) if self.readout is not None else tokens_ND
         tokens_ND = tokens_ND + self.position_LD[position_of_each(lengths_B)]
         tokens_ND = self.dropout(tokens_ND)
         if is_tracing():
             for block in self.blocks:
                 tokens_ND = block(tokens_ND, lambda one, x_ND: one.padded(x_ND, lengths_B))
-            return cast(Tensor, self.norm(tokens_ND))
+            states_ND = cast(Tensor, self.norm(tokens_ND))
+            if self.readout is not None:
+                return self.readout.padded(states_ND, given_ND, lengths_B)
+            return states_ND
         arranged = arrange(lengths_B)
         if not arranged.blocks:
             return tokens_ND
         tokens_ND = tokens_ND[arranged.tokens_N]
         for block in self.blocks:
             tokens_ND = block(tokens_ND, lambda one, x_ND: one(x_ND, arranged.blocks))
-        return cast(Tensor, self.norm(tokens_ND)[arranged.places_N])
+        states_ND = cast(Tensor, self.norm(tokens_ND))
+        if self.readout is not None:
+            states_ND = self.readout(states_ND, given_ND[arranged.tokens_N], arranged.blocks)
+        return states_ND[arranged.places_N]

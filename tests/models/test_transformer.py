@@ -44,24 +44,42 @@ def encoded_by_loop(model: CausalTransformer, x_LD: Tensor) -> Tensor:
         x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
         return x * layer.weight + layer.bias
 
+    given_LD = x_LD
     x_LD = x_LD + model.position_LD[: len(x_LD)]
     for block in model.blocks:
         x_LD = x_LD + attention_by_loop(block.attention, norm(block.attention_norm, x_LD))
         first, last = block.perceptron[0], block.perceptron[-1]
         hidden = F.gelu(norm(block.norm, x_LD) @ first.weight.T + first.bias)
         x_LD = x_LD + hidden @ last.weight.T + last.bias
-    return norm(model.norm, x_LD)
+    states_LD = norm(model.norm, x_LD)
+    return states_LD if model.readout is None else readout_by_loop(model, states_LD, given_LD)
 
 
-def test_each_sequence_is_encoded_as_it_would_be_alone():
-    model, lengths_B = encoder(), torch.tensor(LENGTHS)
+def readout_by_loop(model: CausalTransformer, states_LD: Tensor, given_LD: Tensor) -> Tensor:
+    """Return, token by token, the mean of those so far by the weights that states say."""
+    linear = model.readout.to_qk
+    q, k = (states_LD @ linear.weight.T + linear.bias).split(given_LD.shape[1], 1)
+    out = []
+    for i in range(len(q)):
+        scores = torch.stack([q[i] @ k[j] / math.sqrt(len(q[i])) for j in range(i + 1)])
+        out.append((scores.exp() / scores.exp().sum()) @ given_LD[: i + 1])
+    return torch.stack(out)
+
+
+READS = pytest.mark.parametrize("reads_tokens", [False, True], ids=["state", "items"])
+
+
+@READS
+def test_each_sequence_is_encoded_as_it_would_be_alone(reads_tokens: bool):
+    model, lengths_B = encoder(reads_tokens=reads_tokens), torch.tensor(LENGTHS)
     x_ND = torch.randn(int(lengths_B.sum()), 8)
     wanted = torch.cat([encoded_by_loop(model, part) for part in x_ND.split(LENGTHS) if len(part)])
     torch.testing.assert_close(model(x_ND, lengths_B), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_the_form_that_is_traced_says_the_same_of_other_lengths():
-    model = encoder()
+@READS
+def test_the_form_that_is_traced_says_the_same_of_other_lengths(reads_tokens: bool):
+    model = encoder(reads_tokens=reads_tokens)
     example = (torch.randn(4, 8), torch.tensor([3, 1]))
     traced = torch.jit.trace(model, example, check_trace=False)
     lengths_B = torch.tensor(LENGTHS)
@@ -69,8 +87,9 @@ def test_the_form_that_is_traced_says_the_same_of_other_lengths():
     torch.testing.assert_close(traced(x_ND, lengths_B), model(x_ND, lengths_B), atol=1e-5, rtol=0)
 
 
-def test_what_comes_later_changes_nothing():
-    model, lengths_B = encoder(), torch.tensor([5])
+@READS
+def test_what_comes_later_changes_nothing(reads_tokens: bool):
+    model, lengths_B = encoder(reads_tokens=reads_tokens), torch.tensor([5])
     x_ND = torch.randn(5, 8)
     before = model(x_ND, lengths_B)
     x_ND[3:] = torch.randn(2, 8)

@@ -22,6 +22,16 @@ def parse(arguments: list[str], about: str | None) -> argparse.Namespace:
         RecembError: If one is out of range, or is not for the method.
     """
     parser = argparse.ArgumentParser(prog="python -m recemb search", description=about)
+    _add_task(parser)
+    _add_gates(parser.add_argument_group("gates: dnis and autodim"))
+    _add_others(parser.add_argument_group("thresholds, pruning and evolution: the other methods"))
+    _add_run(parser.add_argument_group("the run"))
+    options = parser.parse_args(arguments)
+    _check(options)
+    return options
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="of a model with plain tables")
     parser.add_argument(
         "--method",
@@ -56,29 +66,35 @@ def parse(arguments: list[str], about: str | None) -> argparse.Namespace:
         "random selections",
     )
     parser.add_argument(
+        "--draws", type=int, default=20, help="selections that the baseline random draws"
+    )
+    parser.add_argument(
         "--start",
         choices=("derived", "fresh"),
         help="what is trained from: the weights of the search (pep: those with which it began), or "
         "new ones (default: fresh for autodim, else derived)",
     )
-    parser.add_argument("--blocks", type=int, default=10, help="of ids by frequency, at most")
-    parser.add_argument("--block_ids", type=int, default=50, help="ids that a block has at least")
-    parser.add_argument(
-        "--held_out", type=float, default=0.1, help="share of training rows that the gates learn on"
-    )
     parser.add_argument(
         "--warm_up", type=int, default=2, help="epochs before gates or weights move, or zeros come"
     )
     parser.add_argument("--epochs", type=int, default=3, help="epochs of the search after them")
-    parser.add_argument("--every", type=int, default=1, help="training steps per step of the gates")
     parser.add_argument(
+        "--held_out", type=float, default=0.1, help="share of training rows that the gates learn on"
+    )
+    parser.add_argument("--blocks", type=int, default=10, help="of ids by frequency, at most")
+    parser.add_argument("--block_ids", type=int, default=50, help="ids that a block has at least")
+
+
+def _add_gates(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--gate_learning_rate", type=float, default=0.01)
+    group.add_argument("--every", type=int, default=1, help="training steps per step of the gates")
+    group.add_argument("--l1", type=float, default=1e-5, help="on the gates")
+    group.add_argument(
         "--patience",
         type=int,
         help="end dnis when so many epochs have not improved it on held-out rows (default: never)",
     )
-    parser.add_argument("--gate_learning_rate", type=float, default=0.01)
-    parser.add_argument("--l1", type=float, default=1e-5, help="on the gates")
-    parser.add_argument(
+    group.add_argument(
         "--score",
         choices=SCORES,
         default="shared",
@@ -87,58 +103,56 @@ def parse(arguments: list[str], about: str | None) -> argparse.Namespace:
         "over the square of its rank in its block (ranked); or the block's over the square of the "
         "dimension's rank in all tables, so that all keep the first of one order (shared)",
     )
-    parser.add_argument(
+
+
+def _add_others(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--threshold_learning_rate",
         type=float,
         help="of optembed's steps (default: 1e-4) or of pep's Adam (default: 0.01)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--threshold_start", type=float, default=-7.0, help="pep: its sigmoid is the first one"
     )
-    parser.add_argument(
+    group.add_argument(
         "--threshold_decay",
         type=float,
         default=1e-4,
         help="how strongly pep closes elements: the decay of s towards 0",
     )
-    parser.add_argument(
+    group.add_argument(
         "--weight_learning_rate", type=float, default=0.02, help="of autodim's Adam of weights"
     )
-    parser.add_argument(
+    group.add_argument(
         "--omega",
         type=float,
         help="how slowly deeplight prunes: s (1 - .99^(steps / omega)) (default: so that nearly "
         "all of s is reached in the end)",
     )
-    parser.add_argument(
-        "--alpha", type=float, default=1e-4, help="how strongly optembed drops rows"
-    )
-    parser.add_argument("--rounds", type=int, default=10, help="of optembed's evolution")
-    parser.add_argument(
-        "--draws", type=int, default=20, help="selections that the baseline random draws"
-    )
-    parser.add_argument(
+    group.add_argument("--alpha", type=float, default=1e-4, help="how strongly optembed drops rows")
+    group.add_argument("--rounds", type=int, default=10, help="of optembed's evolution")
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--plots",
         action="store_true",
         help="draw dimensions by table and block, gates or thresholds by epoch, and quality "
         "against bytes into the run folder (needs matplotlib)",
     )
-    parser.add_argument("--seed_everything", type=int, help="(default: that of the configuration)")
-    parser.add_argument(
+    group.add_argument("--seed_everything", type=int, help="(default: that of the configuration)")
+    group.add_argument(
         "--run", type=Path, help="run folder, new or empty (default: runs/<config>/<time>-search)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on in the run folder")
-    parser.add_argument("--json", type=Path, help="where a copy of results.json goes")
-    parser.add_argument(
+    group.add_argument("--resume", action="store_true", help="go on in the run folder")
+    group.add_argument("--json", type=Path, help="where a copy of results.json goes")
+    group.add_argument(
         "--allow",
         action="append",
         default=[],
         metavar="PACKAGE",
         help="a package outside the project whose classes the configuration may name",
     )
-    options = parser.parse_args(arguments)
-    _check(options)
-    return options
 
 
 def _check(options: argparse.Namespace) -> None:
