@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -267,7 +268,7 @@ def draw_attention(report: Report, path: Path, target: int = 0, bins: int = 20) 
         by_time = values_CCP[target, :SHOWN, 1 : 3 * bins + 1].tensor_split(bins, 1)
         shown = torch.stack([part.nanmean(1) for part in by_time], 1)
         axis.imshow(shown.numpy(), aspect="auto", cmap="viridis")
-        axis.set_title(name)
+        axis.set_title(textwrap.fill(name, 24))
         axis.set_xlabel("behaviours back, in steps of 3")
     axes[0][0].set_ylabel("category of the behaviour")
     with whole_file(path) as temporary:
