@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -143,13 +144,14 @@ def of_recbole(python: str, data: Path, task: Task, seed: int, threads: int) -> 
 
 def of_recemb(task: Task, seed: int, threads: int) -> float:
     """Return recemb's examples per second, as ``fit`` reports them."""
-    report = RUNS / "recemb.json"
+    report, run = RUNS / "recemb.json", RUNS / "recemb"
+    shutil.rmtree(run, ignore_errors=True)
     command = [sys.executable, "-m", "recemb", "fit", "--config", f"configs/{task.config}.yaml"]
     command += ["--seed_everything", str(seed), "--json", str(report), "--trainer.logger", "false"]
     command += ["--data.init_args.batch_size", str(task.own_batch_size)]
     command += ["--trainer.limit_train_batches", str(task.own_steps), "--trainer.max_epochs", "2"]
     command += ["--trainer.check_val_every_n_epoch", "2", "--trainer.limit_val_batches", "1"]
-    command += ["--trainer.limit_test_batches", "1", "--run", str(RUNS / "recemb")]
+    command += ["--trainer.limit_test_batches", "1", "--run", str(run)]
     call([*command, "--trainer.enable_progress_bar", "false"], threads)
     return json.loads(report.read_text())["samples_per_s"]
 
