@@ -12,7 +12,7 @@ Recommendation", SIGIR 2020, arXiv:2002.02126.
 from torch import Tensor
 
 from models.collaborative_filtering import Training
-from models.graph_filtering import GraphFiltering, Propagation
+from models.graph_filtering import GraphFiltering, Propagation, asked_of
 from models.pair_ranking import Evaluation
 from models.propagation import Layer
 from recemb.features import FeatureConfig
@@ -57,12 +57,15 @@ class LightGCN(GraphFiltering):
             rows_optimizer,
         )
 
-    def propagate(self, x_ND: Tensor, layers: list[Layer]) -> tuple[Tensor, Tensor]:
+    def propagate(
+        self, x_ND: Tensor, layers: list[Layer], asked_S: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Return the mean of layers, and the vectors that go in."""
-        num_asked = layers[-1].num_out
-        first_SD = x_ND[:num_asked]
-        sum_SD, sends_N1 = first_SD, self.senders(x_ND)
+        num_out = layers[-1].num_out
+        first_ND = sum_ND = x_ND[:num_out]
+        sends_N1 = self.senders(x_ND)
         for layer in layers:
             x_ND = self.send(x_ND, layer, sends_N1)
-            sum_SD = sum_SD + x_ND[:num_asked]
-        return sum_SD / (len(layers) + 1), first_SD
+            sum_ND = sum_ND + x_ND[:num_out]
+        found_SD = asked_of(sum_ND, num_out, asked_S) / (len(layers) + 1)
+        return found_SD, asked_of(first_ND, num_out, asked_S)

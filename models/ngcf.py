@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.collaborative_filtering import Training
-from models.graph_filtering import GraphFiltering, Propagation
+from models.graph_filtering import GraphFiltering, Propagation, asked_of
 from models.pair_ranking import Evaluation
 from models.propagation import Layer
 from recemb.features import FeatureConfig
@@ -72,14 +72,18 @@ class NGCF(GraphFiltering):
             nn.init.zeros_(linear.bias)
         self.dropout = nn.Dropout(self.propagation.message_dropout)
 
-    def propagate(self, x_ND: Tensor, layers: list[Layer]) -> tuple[Tensor, Tensor]:
+    def propagate(
+        self, x_ND: Tensor, layers: list[Layer], asked_S: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Return all layers side by side, and the vectors that go in."""
-        num_asked = layers[-1].num_out
-        found, sends_N1 = [x_ND[:num_asked]], self.senders(x_ND)
+        num_out = layers[-1].num_out
+        sends_N1 = self.senders(x_ND)
+        found = [asked_of(x_ND, num_out, asked_S)]
         for layer, add, multiply in zip(layers, self.sums, self.products, strict=True):
             message_ND = self.send(x_ND, layer, sends_N1)
             own_ND = x_ND[: layer.num_out]
             mixed_ND = add(own_ND + message_ND) + multiply(own_ND * message_ND)
             x_ND = self.dropout(F.leaky_relu(mixed_ND, SLOPE))
-            found.append(F.normalize(x_ND[:num_asked], dim=1))
+            # Only what is asked for gets unit length: the next layer reads what came before.
+            found.append(F.normalize(asked_of(x_ND, num_out, asked_S), dim=1))
         return torch.cat(found, 1), found[0]
