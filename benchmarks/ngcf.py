@@ -36,7 +36,7 @@ MODEL = "--model.init_args"
 RATE, L2 = f"{MODEL}.rows_optimizer.learning_rate", f"{MODEL}.training.l2"
 SETTINGS: dict[str, dict[str, list[str]]] = {
     "mf": {RATE: ["0.001", "0.003"], L2: ["0.0003", "0.001", "0.003"]},
-    "lightgcn": {RATE: ["0.001", "0.003"], L2: ["0.00003", "0.0001", "0.0003"]},
+    "lightgcn": {RATE: ["0.01"], L2: ["0.00003", "0.0001", "0.0003"]},
     "ngcf": {RATE: ["0.0005", "0.001"], L2: ["0.00001", "0.0001", "0.001"]},
 }
 """Per model, the options that are tried, all with all."""
