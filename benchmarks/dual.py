@@ -43,7 +43,7 @@ SETTINGS: dict[str, list[str]] = {
             *(("0", "10"), ("0.75", "10"), ("0.75", "30")),
         )
     },
-    "l2 0.01": [f"{GRAM}.l2", "0.01"],
+    "without l2": [f"{GRAM}.l2", "0"],
     "subsample 0.0001": [f"{GRAM}.subsample", "0.0001"],
     "learning rate 0.003": [RATE, "0.003"],
     "relations and baskets": ["--data.init_args.sources", "both"],
