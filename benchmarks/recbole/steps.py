@@ -67,7 +67,6 @@ def main() -> None:
         "seed": options.seed,
         "use_gpu": False,
         "show_progress": False,
-        "benchmark_filename": None,
     }
     config = Config(model=options.model, dataset=options.name, config_dict=settings)
     torch.set_num_threads(options.threads)

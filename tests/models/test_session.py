@@ -216,6 +216,15 @@ def test_ranks_and_best_items_are_those_of_sorted_scores(mode, exclude):
             torch.testing.assert_close(best[1][b], scores[best[0][b]], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["ids", "metadata", "both"])
+def test_a_mean_of_items_lies_among_them(mode):
+    network = Network(num_layers=1, hidden=16, dropout=0.0, max_length=6, readout="items")
+    one = model(mode, network=network).eval()
+    # Of one item it is that item; of equal items too, wherever they stand.
+    query = one(history([[3], [5, 5, 5]]))
+    torch.testing.assert_close(query, torch.stack([item_by_loop(one, mode, i) for i in (3, 5)]))
+
+
 def test_only_the_last_items_of_a_long_history_are_read():
     one = model().eval()
     long = [0, 1, 2, 3, 4, 5, 0, 1, 2]
