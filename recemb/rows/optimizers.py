@@ -9,8 +9,8 @@ Shapes: U touched rows (distinct), D elements per row.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Self
 
 from torch import Tensor
 
@@ -32,6 +32,14 @@ class RowsOptimizer(ABC):
             value = getattr(self, name, 1.0)
             if not 0 < value < math.inf:
                 raise RecembError(f"{where}: {name} must be above 0, got {value}")
+
+    def scaled(self, factor: float) -> Self:
+        """Return the same optimizer with its rates times ``factor``."""
+        return replace(
+            self,
+            learning_rate=self.learning_rate * factor,
+            step_learning_rate=self.step_learning_rate * factor,
+        )
 
     @abstractmethod
     def state_dims(self, dim: int) -> dict[str, int]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from recemb.errors import RecembError
 from recemb.physical import PhysicalTable
+from recemb.rows.optimizers import RowsOptimizer
 
 TABLE, STATE = "rows/", "optimizer/"
 """Begin the name of a part of the tables, and of one of the optimizer's state."""
@@ -47,6 +48,9 @@ class RowsStore(nn.Module, ABC):
     """Owns the rows of named physical tables."""
 
     physical: dict[str, PhysicalTable]
+    optimizer: RowsOptimizer
+    """How touched rows change. Between steps it may be set to one of the same kind that is set
+    otherwise, such as one with a lower rate."""
     has_buffers: ClassVar[bool] = True
     """Whether the rows are buffers of this module, so that whoever counts or saves buffers has
     them; if not, they are saved by their parts."""

@@ -78,7 +78,6 @@ class TorchRecRowsStore(RowsStore):
                 "torch.distributed.init_process_group"
             )
         self.physical = dict(physical)
-        self.optimizer = optimizer
         self.device = device or torch.device("cpu")
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         world = world or World(
@@ -171,6 +170,16 @@ class TorchRecRowsStore(RowsStore):
     def num_steps(self, number: int) -> None:
         for store in self._stores():
             store.num_steps = number
+
+    @property
+    def optimizer(self) -> RowsOptimizer:
+        """How touched rows change: the same in all stores inside."""
+        return self.replicated.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: RowsOptimizer) -> None:
+        for store in self._stores():
+            store.optimizer = optimizer
 
     # The interface
 

@@ -387,6 +387,18 @@ class RowsStoreContract:
         oracle.step(second)
         oracle.check(store)
 
+    def test_a_rate_may_change_between_steps(self, make_store: MakeStore) -> None:
+        store = make_store(drawn(), Adam(learning_rate=0.1))
+        oracle = Oracle(drawn(), Adam(learning_rate=0.1))
+        first, second = random_steps(seed=6, num_steps=2)
+        train(store, [first])
+        oracle.step(first)
+        store.optimizer = Adam(learning_rate=0.02)
+        oracle.optimizer = Adam(learning_rate=0.02)
+        train(store, [second])
+        oracle.step(second)
+        oracle.check(store)
+
     # Beginning anew
 
     def test_reset_rows_have_their_vectors_and_no_state(

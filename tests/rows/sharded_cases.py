@@ -136,6 +136,8 @@ def run(
             return vectors.detach()
 
         seen.append(forward())
+        # Rates may change between steps.
+        store.optimizer = case.optimizer.scaled(1 / (1 + step % 2))
         store.step(forward)
         if step % NUM_STEPS == RESET_AFTER:
             for name, table in case.physical.items():
