@@ -89,15 +89,14 @@ class GraphFiltering(CollaborativeFiltering):
         self.propagation.check()
         self.graph = BipartiteGraph(self.seen, schema.vocabularies[ITEM].num_ids)
 
-    def propagate(
-        self, x_ND: Tensor, layers: list[Layer], asked_S: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the vectors of the nodes asked for, and what of them is regularised: (S, .) each.
+    def propagate(self, x_ND: Tensor, layers: list[Layer]) -> tuple[Tensor, Tensor]:
+        """Return vectors of the nodes that layers lead to, and what of them is regularised.
+
+        A subclass says how.
 
         Args:
             x_ND: Vectors that go in.
-            layers: From all nodes to those that are left.
-            asked_S: Which of these are asked for; None: all that are left.
+            layers: In their order.
         """
         raise NotImplementedError
 
@@ -117,12 +116,11 @@ class GraphFiltering(CollaborativeFiltering):
         node_M = torch.cat([user_B, item_C + self.graph.num_users])
         nodes_S, node_M = torch.unique(node_M, return_inverse=True)
         settings = self.propagation
-        asked_S = None
         if settings.fanout is None:
-            around, asked_S = self.graph.whole(settings.num_layers), nodes_S
+            around = self.graph.whole(settings.num_layers, nodes_S)
         else:
             around = self.graph.sampled(nodes_S, [settings.fanout] * settings.num_layers)
-        found_SD, regular_SD = self.propagate(self.read(around), around.layers, asked_S)
+        found_SD, regular_SD = self.propagate(self.read(around), around.layers)
         user_BD, item_CD = found_SD.index_select(0, node_M).split([len(user_B), len(item_C)])
         # Squares of nodes first: a batch may meet a node many times.
         squares_S = regular_SD.square().sum(1)
@@ -136,13 +134,6 @@ class GraphFiltering(CollaborativeFiltering):
     def all_vectors(self) -> tuple[Tensor, Tensor]:
         """Return the propagated vectors of all, from all neighbours."""
         x_ND = torch.cat(self.embed_all())
-        found_ND, _ = self.propagate(
-            x_ND, self.graph.whole(self.propagation.num_layers).layers, None
-        )
+        found_ND, _ = self.propagate(x_ND, self.graph.whole(self.propagation.num_layers).layers)
         user_UD, item_VD = found_ND[: self.num_queries], found_ND[self.num_queries :]
         return self.with_unknown(user_UD), item_VD[: self.num_items]
-
-
-def asked_of(x_ND: Tensor, num_out: int, asked_S: Tensor | None) -> Tensor:
-    """Return the vectors of the nodes asked for; see :meth:`GraphFiltering.propagate`."""
-    return x_ND[:num_out] if asked_S is None else x_ND.index_select(0, asked_S)

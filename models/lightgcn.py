@@ -12,7 +12,7 @@ Recommendation", SIGIR 2020, arXiv:2002.02126.
 from torch import Tensor
 
 from models.collaborative_filtering import Training
-from models.graph_filtering import GraphFiltering, Propagation, asked_of
+from models.graph_filtering import GraphFiltering, Propagation
 from models.pair_ranking import Evaluation
 from models.propagation import Layer
 from recemb.features import FeatureConfig
@@ -57,15 +57,11 @@ class LightGCN(GraphFiltering):
             rows_optimizer,
         )
 
-    def propagate(
-        self, x_ND: Tensor, layers: list[Layer], asked_S: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def propagate(self, x_ND: Tensor, layers: list[Layer]) -> tuple[Tensor, Tensor]:
         """Return the mean of layers, and the vectors that go in."""
-        num_out = layers[-1].num_out
-        first_ND = sum_ND = x_ND[:num_out]
+        first_ND = sum_ND = x_ND
         sends_N1 = self.senders(x_ND)
         for layer in layers:
             x_ND = self.send(x_ND, layer, sends_N1)
-            sum_ND = sum_ND + x_ND[:num_out]
-        found_SD = asked_of(sum_ND, num_out, asked_S) / (len(layers) + 1)
-        return found_SD, asked_of(first_ND, num_out, asked_S)
+            first_ND, sum_ND = layer.own(first_ND), layer.own(sum_ND) + x_ND
+        return sum_ND / (len(layers) + 1), first_ND

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.collaborative_filtering import Training
-from models.graph_filtering import GraphFiltering, Propagation, asked_of
+from models.graph_filtering import GraphFiltering, Propagation
 from models.pair_ranking import Evaluation
 from models.propagation import Layer
 from recemb.features import FeatureConfig
@@ -72,18 +72,16 @@ class NGCF(GraphFiltering):
             nn.init.zeros_(linear.bias)
         self.dropout = nn.Dropout(self.propagation.message_dropout)
 
-    def propagate(
-        self, x_ND: Tensor, layers: list[Layer], asked_S: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def propagate(self, x_ND: Tensor, layers: list[Layer]) -> tuple[Tensor, Tensor]:
         """Return all layers side by side, and the vectors that go in."""
-        num_out = layers[-1].num_out
         sends_N1 = self.senders(x_ND)
-        found = [asked_of(x_ND, num_out, asked_S)]
+        found = [x_ND]
         for layer, add, multiply in zip(layers, self.sums, self.products, strict=True):
             message_ND = self.send(x_ND, layer, sends_N1)
-            own_ND = x_ND[: layer.num_out]
+            own_ND = layer.own(x_ND)
             mixed_ND = add(own_ND + message_ND) + multiply(own_ND * message_ND)
             x_ND = self.dropout(F.leaky_relu(mixed_ND, SLOPE))
-            # Only what is asked for gets unit length: the next layer reads what came before.
-            found.append(F.normalize(asked_of(x_ND, num_out, asked_S), dim=1))
-        return torch.cat(found, 1), found[0]
+            found = [*map(layer.own, found), x_ND]
+        # Last, for it is of few nodes then; and a layer reads what came before the unit length.
+        units = [F.normalize(one_SD, dim=1) for one_SD in found[1:]]
+        return torch.cat([found[0], *units], 1), found[0]

@@ -63,25 +63,29 @@ class _Product(torch.autograd.Function):
 
 
 class Layer(NamedTuple):
-    """One step of propagation: from the nodes before it to the first ``num_out`` of them."""
+    """One step of propagation: from the nodes before it to those that are kept of them."""
 
     matrix: Csr
     transposed: Csr
-    num_out: int
+    kept: slice | Tensor
+    """Which nodes these are."""
 
     def __call__(self, x_ND: Tensor) -> Tensor:
-        """Return what reaches each of the nodes that go on: (num_out, D)."""
+        """Return what reaches each of the nodes that are kept: (kept, D)."""
         out: Tensor = _Product.apply(  # type: ignore[no-untyped-call]
             x_ND, self.matrix, self.transposed
         )
-        return out
+        return out if isinstance(self.kept, slice) else out.index_select(0, self.kept)
+
+    def own(self, x_ND: Tensor) -> Tensor:
+        """Return what the nodes that are kept have had before: (kept, D)."""
+        return x_ND[self.kept] if isinstance(self.kept, slice) else x_ND.index_select(0, self.kept)
 
 
 class Neighbourhood(NamedTuple):
     """Users and items whose vectors are read, and the layers that lead to the nodes asked for.
 
-    The nodes that a layer leads to are the first of those it leads from; so those asked for are the
-    first of all.
+    What the last layer leads to are the nodes asked for.
 
     Attributes:
         users_A: Ids.
@@ -125,7 +129,7 @@ class BipartiteGraph(nn.Module):
         columns_E = torch.cat([item_P + self.num_users, user_P[by_item_P]])
         degree_E = degree_N[columns_E] * torch.repeat_interleave(degree_N, degree_N)
         # The schema has the pairs; a second copy in the state dict would only be larger.
-        self._keep("offsets_N1", torch.cat([degree_N.new_zeros(1), degree_N.cumsum(0)]))
+        self._keep("offsets_N1", _offsets(degree_N))
         self._keep("columns_E", columns_E)
         self._keep("weights_E", degree_E.to(torch.float32).rsqrt())
 
@@ -137,10 +141,17 @@ class BipartiteGraph(nn.Module):
         """The whole matrix, which is symmetric."""
         return Csr(self.offsets_N1, self.columns_E, self.weights_E)
 
-    def whole(self, num_layers: int) -> Neighbourhood:
-        """Return all nodes, and layers that lead from all to all."""
+    def whole(self, num_layers: int, nodes_S: Tensor | None = None) -> Neighbourhood:
+        """Return all nodes, and layers that lead from all to all, the last one to those asked for.
+
+        Args:
+            num_layers: At least 1.
+            nodes_S: Distinct nodes, ascending; None: all.
+        """
         nodes_N = torch.arange(self.num_nodes, device=self.columns_E.device)
-        layers = [Layer(self.matrix, self.matrix, self.num_nodes)] * num_layers
+        layers = [Layer(self.matrix, self.matrix, slice(None))] * num_layers
+        if nodes_S is not None:
+            layers[-1] = Layer(self.matrix, self.matrix, nodes_S)
         users_A, items_C = nodes_N[: self.num_users], nodes_N[self.num_users :] - self.num_users
         return Neighbourhood(users_A, items_C, None, layers)
 
@@ -169,7 +180,8 @@ class BipartiteGraph(nn.Module):
             transposed = _csr(
                 local_E[by_column_E], row_E[by_column_E], weight_E[by_column_E], num_in
             )
-            layers.append(Layer(matrix, transposed, len(nodes_S)))
+            # Those that it leads to are the first of those that it leads from.
+            layers.append(Layer(matrix, transposed, slice(len(nodes_S))))
             nodes_S = torch.cat([nodes_S, distinct[is_new]])
         is_user_N = nodes_S < self.num_users
         order_N = torch.cat([is_user_N.nonzero(), (~is_user_N).nonzero()]).squeeze(1)
@@ -194,5 +206,10 @@ class BipartiteGraph(nn.Module):
 
 def _csr(row_E: Tensor, column_E: Tensor, weight_E: Tensor, num_rows: int) -> Csr:
     """Return a matrix whose entries come row by row."""
-    counts_N = torch.bincount(row_E, minlength=num_rows)
-    return Csr(torch.cat([counts_N.new_zeros(1), counts_N.cumsum(0)]), column_E, weight_E)
+    return Csr(_offsets(torch.bincount(row_E, minlength=num_rows)), column_E, weight_E)
+
+
+def _offsets(count_N: Tensor) -> Tensor:
+    """Return where each of some runs begins, and where the last one ends: (N + 1,)."""
+    end_N = count_N.cumsum(0)
+    return torch.cat([end_N.new_zeros(1), end_N])

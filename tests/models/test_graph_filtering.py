@@ -95,20 +95,20 @@ def test_dropped_nodes_send_nothing_and_the_others_more() -> None:
     model = build("lightgcn", propagation=Propagation(num_layers=1, node_dropout=0.5)).train()
     x_ND = torch.cat(rows(model))
     torch.manual_seed(5)
-    found, _ = model.propagate(x_ND, model.graph.whole(1).layers, None)
+    found, _ = model.propagate(x_ND, model.graph.whole(1).layers)
     torch.manual_seed(5)
     sends_N1 = (torch.rand(len(x_ND), 1) >= 0.5).float() * 2
     assert 0 < (sends_N1 == 0).sum() < len(x_ND)
     torch.testing.assert_close(found, (x_ND + adjacency() @ (x_ND * sends_N1)) / 2)
     model.eval()
-    found, _ = model.propagate(x_ND, model.graph.whole(1).layers, None)
+    found, _ = model.propagate(x_ND, model.graph.whole(1).layers)
     torch.testing.assert_close(found, (x_ND + adjacency() @ x_ND) / 2)
 
 
 def test_dropped_messages_are_elements_of_what_a_layer_makes() -> None:
     model = build("ngcf", propagation=Propagation(num_layers=1, message_dropout=0.5)).train()
     x_ND = torch.cat(rows(model))
-    found, _ = model.propagate(x_ND, model.graph.whole(1).layers, None)
+    found, _ = model.propagate(x_ND, model.graph.whole(1).layers)
     share = (found[:, 4:] == 0).float().mean()
     assert 0.2 < share < 0.8
     assert (found[:, :4] == x_ND).all()

@@ -23,6 +23,22 @@ def test_a_layer_is_the_product_with_the_normalised_matrix() -> None:
     torch.testing.assert_close(got, dense.T @ weight_ND)
 
 
+def test_the_last_layer_of_the_whole_leads_to_what_is_asked_for() -> None:
+    torch.manual_seed(1)
+    dense = adjacency()
+    x_ND = torch.randn(len(dense), 5, requires_grad=True)
+    asked = torch.tensor([1, 4, 5, 8])  # user 5 has no items
+    around = graph().whole(2, asked)
+    first, last = around.layers
+    y_ND = first(x_ND)
+    assert torch.equal(last.own(y_ND), y_ND[asked])
+    y_SD = last(y_ND)
+    weight_SD = torch.randn(4, 5)
+    (got,) = torch.autograd.grad((y_SD * weight_SD).sum(), x_ND)
+    torch.testing.assert_close(y_SD, (dense @ dense @ x_ND)[asked])
+    torch.testing.assert_close(got, (dense @ dense)[asked].T @ weight_SD)
+
+
 def test_a_sample_with_room_for_all_neighbours_is_the_whole() -> None:
     torch.manual_seed(1)
     dense, own = adjacency(), graph()
