@@ -67,6 +67,8 @@ def run(arguments: list[str]) -> None:
     results["before"]["bytes"]["checkpoint"] = tensor_bytes(nested_tensors(source.checkpoint))
     write_results(results, folder, options.json)
     print(summary(results))
+    if not results["metrics"]:
+        print("quality was not measured: the data has no validation; use recemb test")
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -166,7 +168,9 @@ def _budget(options: argparse.Namespace, embeddings: Embeddings) -> int | None:
 def _measured(model: LightningModule, data: LightningDataModule) -> dict[str, Any]:
     """Return quality on the validation file, and bytes."""
     trainer = Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False)
-    found = trainer.validate(model, datamodule=data, verbose=False)
+    # A training on all has left nothing for validation: an empty list.
+    has_validation = data.val_dataloader() != []
+    found = trainer.validate(model, datamodule=data, verbose=False) if has_validation else []
     tables = table_report(cast(Embeddings, model.embeddings))
     return {
         "metrics": {name: float(value) for one in found for name, value in one.items()},

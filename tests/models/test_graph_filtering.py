@@ -297,13 +297,27 @@ def test_tastes_are_found_and_the_best_epoch_is_kept(config: Path, tmp_path: Pat
     assert again["item"].to_list() == rows["item"].to_list()
 
 
-def test_training_on_all_keeps_its_last_epoch(config: Path, tmp_path: Path) -> None:
+def test_training_on_all_keeps_its_last_epoch(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--data.init_args.train_on", "all", "--trainer.check_val_every_n_epoch", "3"]
     results = fit(config, tmp_path / "run", *options)
     assert not any(name.startswith("val/") for name in results["metrics"])
     checkpoint = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 3
     assert results["epochs"] == 4
+    # There is no validation to measure smaller tables by, which is said; the test is there.
+    smaller = tmp_path / "small"
+    best = str(tmp_path / "run/checkpoints/best.ckpt")
+    assert main(["compress", best, "--method", "int8", "--run", str(smaller)]) == 0
+    assert "quality was not measured: the data has no validation" in capsys.readouterr().out
+    assert json.loads((smaller / "results.json").read_text())["metrics"] == {}
+    asked = ["--config", str(smaller / "compressed.yaml")]
+    asked += ["--ckpt_path", str(smaller / "compressed.ckpt"), "--run", str(tmp_path / "test")]
+    assert main(["test", *asked]) == 0
+    found = json.loads((tmp_path / "test/results.json").read_text())["metrics"]
+    wanted = results["metrics"]["test/recall@10"]
+    assert found["test/recall@10"] == pytest.approx(wanted, rel=0.02)
 
 
 @pytest.mark.parametrize(
