@@ -26,6 +26,11 @@ Positives = Literal["pairs", "users"]
 """``pairs``: each pair of training once an epoch; ``users``: as many times a user, drawn with equal
 probability, and one of the items of that user: so users count alike however much they took."""
 
+Negatives = Literal["all", "hardest"]
+"""``all``: a mean over the negatives of a sample; ``hardest``: the one that scores highest alone,
+whose gradient does not fade while most others are ranked well (dynamic negative sampling: Zhang et
+al., "Optimizing Top-N Collaborative Filtering via Dynamic Negative Item Sampling", SIGIR 2013)."""
+
 
 class PairSampler(nn.Module):
     """Draws positives and negatives of users; see the module.
@@ -89,6 +94,8 @@ def _below(ends: Tensor) -> Tensor:
     return torch.randint(2**62, ends.shape, device=ends.device) % ends
 
 
-def bpr_losses(positive_B: Tensor, negative_BK: Tensor) -> Tensor:
-    """Return the loss of each score of a taken item, a mean over its negatives: (B,)."""
+def bpr_losses(positive_B: Tensor, negative_BK: Tensor, negatives: Negatives = "all") -> Tensor:
+    """Return the loss of each score of a taken item: (B,)."""
+    if negatives == "hardest":
+        negative_BK = negative_BK.amax(1, keepdim=True)
     return -F.logsigmoid(positive_B.unsqueeze(1) - negative_BK).mean(1)

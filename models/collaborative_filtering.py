@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch
-from models.bpr import PairSampler, Positives, bpr_losses
+from models.bpr import Negatives, PairSampler, Positives, bpr_losses
 from models.fast_rp import FastRP
 from models.pair_ranking import Evaluation, PairRanking
 from models.propagation import BipartiteGraph
@@ -37,6 +37,8 @@ class Training:
 
     num_negatives: int = 1
     """Items drawn for each positive."""
+    negatives: Negatives = "all"
+    """Which of them count: the mean of all, or the one that scores highest."""
     positives: Positives = "pairs"
     """Which positives an epoch has: each pair of training once, or as many users with an item
     each."""
@@ -50,6 +52,11 @@ class Training:
         if self.num_negatives < 1:
             raise RecembError(
                 f"training: num_negatives must be at least 1, got {self.num_negatives}"
+            )
+        if self.negatives == "hardest" and self.num_negatives < 2:
+            raise RecembError(
+                "training: negatives 'hardest' chooses among num_negatives, which must be at least "
+                f"2, got {self.num_negatives}"
             )
         if not self.l2 >= 0:
             raise RecembError(f"training: l2 must be at least 0, got {self.l2}")
@@ -141,7 +148,7 @@ class CollaborativeFiltering(PairRanking):
             positive_B = (user_BD * item_CD[:size]).sum(1)
             negative_BKD = item_CD[size:].view(size, count, item_CD.shape[1])
             score_BK = torch.einsum("bd,bkd->bk", user_BD, negative_BKD)
-            loss = bpr_losses(positive_B, score_BK).sum() * share
+            loss = bpr_losses(positive_B, score_BK, settings.negatives).sum() * share
             total = total + loss + (settings.l2 / 2) * share * squares
         shown = loss.detach()
         if processes.world_size() > 1 and self.is_logged():

@@ -47,6 +47,16 @@ def test_the_loss_of_a_sample_is_the_mean_over_its_negatives() -> None:
     torch.testing.assert_close(got, torch.tensor([first, math.log(2)]))
 
 
+def test_only_the_hardest_negative_counts_where_asked_for() -> None:
+    negative_BK = torch.tensor([[0.0, 3.0], [0.5, 0.0]], requires_grad=True)
+    got = bpr_losses(torch.tensor([1.0, 0.0]), negative_BK, "hardest")
+    wanted = [math.log1p(math.exp(2.0)), math.log1p(math.exp(0.5))]
+    torch.testing.assert_close(got.detach(), torch.tensor(wanted))
+    got.sum().backward()
+    slopes = [[0.0, 1 / (1 + math.exp(-2.0))], [1 / (1 + math.exp(-0.5)), 0.0]]
+    torch.testing.assert_close(negative_BK.grad, torch.tensor(slopes))
+
+
 def test_a_user_with_all_items_is_refused() -> None:
     seen = Attribute("user", "item", True, torch.tensor([0, 1]), torch.tensor([0, 2]))
     with pytest.raises(RecembError, match="a user has taken all 2 items, so there is none"):

@@ -55,13 +55,14 @@ def test_vectors_are_those_of_the_formula(kind: str) -> None:
     torch.testing.assert_close(user_UD[5:], wanted[:5].mean(0).expand(2, -1))
 
 
+@pytest.mark.parametrize("negatives", ["all", "hardest"])
 @pytest.mark.parametrize("fanout", [None, 9])
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_step_is_that_of_the_dense_formula(kind: str, fanout: int | None) -> None:
+def test_a_step_is_that_of_the_dense_formula(kind: str, fanout: int | None, negatives: str) -> None:
     settings = {} if kind == "mf" else {"propagation": Propagation(fanout=fanout)}
     model = build(
         kind,
-        training=Training(num_negatives=2, l2=0.3),
+        training=Training(num_negatives=2, negatives=negatives, l2=0.3),
         rows_optimizer=SGD(learning_rate=1.0),
         **settings,
     ).train()
@@ -75,10 +76,12 @@ def test_a_step_is_that_of_the_dense_formula(kind: str, fanout: int | None) -> N
     # NGCF's authors regularise all layers; those of unit length have no gradient of it.
     regular = final if kind != "lightgcn" else x_ND
     wanted = shown = 0.0
-    for (user, item), others in zip(taken, drawn.tolist(), strict=True):
-        own = final[7 + torch.tensor([item, *others])] @ final[user]
-        ranking = -F.logsigmoid(own[0] - own[1:]).mean() / 3
-        nodes = [user, 7 + item, *(7 + other for other in others)]
+    for (user, item), drawn_items in zip(taken, drawn.tolist(), strict=True):
+        items = [7 + item, *(7 + other for other in drawn_items)]
+        own = final[items] @ final[user]
+        others = own[1:].max() if negatives == "hardest" else own[1:]
+        ranking = -F.logsigmoid(own[0] - others).mean() / 3
+        nodes = [user, *items]
         wanted = wanted + ranking + 0.3 / 2 * regular[nodes].square().sum() / 3
         shown = shown + ranking + 0.3 / 2 * x_ND[nodes].square().sum() / 3
     gradients = torch.autograd.grad(wanted, before)
@@ -202,6 +205,10 @@ def test_what_is_exported_recommends(kind: str, tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"training": Training(num_negatives=0)}, r"^training: num_negatives must be at least 1"),
+        (
+            {"training": Training(negatives="hardest")},
+            r"^training: negatives 'hardest' chooses among num_negatives, which must be at least 2",
+        ),
         ({"training": Training(l2=-1.0)}, r"^training: l2 must be at least 0, got -1"),
         ({"evaluation": Evaluation(cutoffs=[5])}, r"^evaluation: monitor must be one of \['hr@5'"),
         ({"evaluation": Evaluation(popularity=[0.5, 0.1])}, r"popularity must be rising shares"),
