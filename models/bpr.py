@@ -7,7 +7,8 @@ without drawing again: with the taken items p_0 < p_1 < ... the r-th of the othe
 is how many of the numbers p_n - n, which never fall, are at most r. They are searched for all users
 at once, behind one another in one sorted tensor.
 
-Shapes: U users, V items, P pairs of training, B samples, K negatives of each.
+Shapes: U users, V items, P pairs of training, B samples, K negatives of each, S vectors of D
+elements.
 
 Source: Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009,
 arXiv:1205.2618.
@@ -25,6 +26,9 @@ from recemb.schema import Attribute
 Positives = Literal["pairs", "users"]
 """``pairs``: each pair of training once an epoch; ``users``: as many times a user, drawn with equal
 probability, and one of the items of that user: so users count alike however much they took."""
+
+TILE_ELEMENTS = 2**22
+"""Elements of candidates' vectors that are in memory at once."""
 
 Negatives = Literal["all", "hardest"]
 """``all``: a mean over the negatives of a sample; ``hardest``: the one that scores highest alone,
@@ -94,8 +98,25 @@ def _below(ends: Tensor) -> Tensor:
     return torch.randint(2**62, ends.shape, device=ends.device) % ends
 
 
-def bpr_losses(positive_B: Tensor, negative_BK: Tensor, negatives: Negatives = "all") -> Tensor:
-    """Return the loss of each score of a taken item: (B,)."""
-    if negatives == "hardest":
-        negative_BK = negative_BK.amax(1, keepdim=True)
+def bpr_losses(positive_B: Tensor, negative_BK: Tensor) -> Tensor:
+    """Return the loss of each score of a taken item, a mean over its negatives: (B,)."""
     return -F.logsigmoid(positive_B.unsqueeze(1) - negative_BK).mean(1)
+
+
+@torch.no_grad()
+def hardest(x_SD: Tensor, user_B: Tensor, candidate_BK: Tensor) -> Tensor:
+    """Return the candidate of each sample that scores highest: (B, 1).
+
+    Args:
+        x_SD: Vectors of users and items.
+        user_B: Where each sample's user is among them.
+        candidate_BK: Where its candidates are.
+    """
+    found = []
+    tile = max(1, TILE_ELEMENTS // (candidate_BK.shape[1] * x_SD.shape[1]))
+    for user_b, candidate_bK in zip(user_B.split(tile), candidate_BK.split(tile), strict=True):
+        user_bD1 = x_SD.index_select(0, user_b).unsqueeze(2)
+        candidate_bKD = x_SD[candidate_bK]
+        best_b1 = torch.bmm(candidate_bKD, user_bD1).squeeze(2).argmax(1, keepdim=True)
+        found.append(candidate_bK.gather(1, best_b1))
+    return torch.cat(found)

@@ -5,18 +5,17 @@
 A model is a subclass that says where vectors come from. Positives, negatives and the loss are here;
 the ranking is :mod:`models.pair_ranking`.
 
-Shapes: B samples, K negatives of each, C items read, U users, V items, D elements of a vector.
+Shapes: B samples, K negatives of each, S distinct nodes, users and items, D elements of a vector.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from data.batch import Batch
-from models.bpr import Negatives, PairSampler, Positives, bpr_losses
+from models.bpr import Negatives, PairSampler, Positives, bpr_losses, hardest
 from models.fast_rp import FastRP
 from models.pair_ranking import Evaluation, PairRanking
 from models.propagation import BipartiteGraph
@@ -43,7 +42,8 @@ class Training:
     """Which positives an epoch has: each pair of training once, or as many users with an item
     each."""
     l2: float = 1e-4
-    """Times half the squared length of the vectors of a sample, added to its loss."""
+    """Times half the squared length of a sample's vectors, all negatives among them, added to its
+    loss."""
     initial: FastRP | None = None
     """If given, tables begin with these vectors and not at random; tables of kind full."""
 
@@ -62,20 +62,6 @@ class Training:
             raise RecembError(f"training: l2 must be at least 0, got {self.l2}")
         if self.initial is not None:
             self.initial.check()
-
-
-class SampleVectors(NamedTuple):
-    """What a step scores.
-
-    Attributes:
-        user_BD: Of each sample's user.
-        item_CD: Of items.
-        squares: Sum of the squares of what is regularised, over all of these.
-    """
-
-    user_BD: Tensor
-    item_CD: Tensor
-    squares: Tensor
 
 
 class CollaborativeFiltering(PairRanking):
@@ -128,8 +114,14 @@ class CollaborativeFiltering(PairRanking):
             (physical,) = self.embeddings.physical_of[table].values()
             self.embeddings.rows.assign(physical, own_ND)
 
-    def sample_vectors(self, user_B: Tensor, item_C: Tensor) -> SampleVectors:
-        """Return the vectors of a training step."""
+    def node_vectors(self, nodes_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Return vectors of users and items, and what of them is regularised: (S, .) each.
+
+        A subclass says where they come from.
+
+        Args:
+            nodes_S: Distinct, ascending: users, and items behind all users.
+        """
         raise NotImplementedError
 
     def training_step(self, batch: Batch) -> Tensor:
@@ -138,20 +130,45 @@ class CollaborativeFiltering(PairRanking):
         user_B, item_B = self.pairs_of(batch)
         if settings.positives == "users":
             user_B, item_B = self.sampler.positives(len(user_B))
-        size, count = len(user_B), settings.num_negatives
-        negative_BK = self.sampler.negatives(user_B, count)
-        item_C = torch.cat([item_B, negative_BK.reshape(-1)])
+        size = len(user_B)
+        negative_BK = self.sampler.negatives(user_B, settings.num_negatives)
+        # Each node once, however often a batch meets it.
+        items_M = torch.cat([item_B, negative_BK.reshape(-1)]) + self.num_queries
+        nodes_S, node_M = distinct(
+            torch.cat([user_B, items_M]), self.num_queries + self.num_answer_ids
+        )
+        user_B, item_B, negative_M = node_M.split([size, size, negative_BK.numel()])
+        candidate_BK = negative_M.view(size, -1)
         share = processes.world_size() / batch.total
         total = torch.zeros((), device=self.device)
         for _ in self.embeddings.training_forms():
-            user_BD, item_CD, squares = self.sample_vectors(user_B, item_C)
-            positive_B = (user_BD * item_CD[:size]).sum(1)
-            negative_BKD = item_CD[size:].view(size, count, item_CD.shape[1])
+            x_SD, regular_SD = self.node_vectors(nodes_S)
+            negative_BK = candidate_BK
+            if settings.negatives == "hardest":
+                negative_BK = hardest(x_SD.detach(), user_B, candidate_BK)
+            user_BD = x_SD.index_select(0, user_B)
+            positive_B = (user_BD * x_SD.index_select(0, item_B)).sum(1)
+            negative_BKD = x_SD.index_select(0, negative_BK.reshape(-1)).view(
+                size, -1, x_SD.shape[1]
+            )
             score_BK = torch.einsum("bd,bkd->bk", user_BD, negative_BKD)
-            loss = bpr_losses(positive_B, score_BK, settings.negatives).sum() * share
+            loss = bpr_losses(positive_B, score_BK).sum() * share
+            # Of all that were drawn, also those that did not count.
+            squares = regular_SD.square().sum(1).index_select(0, node_M).sum()
             total = total + loss + (settings.l2 / 2) * share * squares
         shown = loss.detach()
         if processes.world_size() > 1 and self.is_logged():
             shown = collectives.sum_over_processes(shown) / processes.world_size()
         self.log("train/bpr", shown, prog_bar=True, batch_size=batch.num_samples)
         return total + self.embeddings.loss()
+
+
+def distinct(node_M: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
+    """Return the distinct nodes, ascending, and where each of some is among them: (S,), (M,).
+
+    Without sorting, which would take longer than to mark them all.
+    """
+    is_met_N = torch.zeros(num_nodes, dtype=torch.bool, device=node_M.device)
+    is_met_N[node_M] = True
+    place_N = is_met_N.cumsum(0) - 1
+    return is_met_N.nonzero().squeeze(1), place_N[node_M]

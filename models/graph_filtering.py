@@ -4,7 +4,7 @@ A step makes one propagation, of all nodes or to the nodes it asks for from samp
 neighbours, and all its samples share it. What goes in are the vectors that tables compose, of any
 kind; the gradient of the propagation goes back through them to the rows.
 
-Shapes: B samples, C items read, N nodes, S nodes asked for, D elements of a vector.
+Shapes: N nodes, users and then items, S nodes asked for, D elements of a vector.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,6 @@ from torch import Tensor
 from models.collaborative_filtering import (
     ITEM,
     CollaborativeFiltering,
-    SampleVectors,
     Training,
 )
 from models.pair_ranking import Evaluation
@@ -111,20 +110,14 @@ class GraphFiltering(CollaborativeFiltering):
             return None
         return (torch.rand(len(x_ND), 1, device=x_ND.device) >= rate).to(x_ND) / (1 - rate)
 
-    def sample_vectors(self, user_B: Tensor, item_C: Tensor) -> SampleVectors:
-        """Return propagated vectors; one propagation for all samples."""
-        node_M = torch.cat([user_B, item_C + self.graph.num_users])
-        nodes_S, node_M = torch.unique(node_M, return_inverse=True)
+    def node_vectors(self, nodes_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Return propagated vectors, and those that go in; one propagation for all samples."""
         settings = self.propagation
         if settings.fanout is None:
             around = self.graph.whole(settings.num_layers, nodes_S)
         else:
             around = self.graph.sampled(nodes_S, [settings.fanout] * settings.num_layers)
-        found_SD, regular_SD = self.propagate(self.read(around), around.layers)
-        user_BD, item_CD = found_SD.index_select(0, node_M).split([len(user_B), len(item_C)])
-        # Squares of nodes first: a batch may meet a node many times.
-        squares_S = regular_SD.square().sum(1)
-        return SampleVectors(user_BD, item_CD, squares_S.index_select(0, node_M).sum())
+        return self.propagate(self.read(around), around.layers)
 
     def read(self, around: Neighbourhood) -> Tensor:
         """Return the tables' vectors of nodes: (N, D)."""

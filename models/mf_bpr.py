@@ -8,11 +8,11 @@ Source: Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedbac
 arXiv:1205.2618.
 """
 
+import torch
 from torch import Tensor
 
 from models.collaborative_filtering import (
     CollaborativeFiltering,
-    SampleVectors,
     Training,
 )
 from models.pair_ranking import Evaluation
@@ -49,7 +49,9 @@ class MatrixFactorizationBPR(CollaborativeFiltering):
             schema, tables, features, training, evaluation, learning_rate, rows_optimizer
         )
 
-    def sample_vectors(self, user_B: Tensor, item_C: Tensor) -> SampleVectors:
-        """Return the tables' vectors."""
-        user_BD, item_CD = self.vectors(user_B, item_C)
-        return SampleVectors(user_BD, item_CD, user_BD.square().sum() + item_CD.square().sum())
+    def node_vectors(self, nodes_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tables' vectors, twice: all of them is regularised."""
+        is_user_S = nodes_S < self.num_queries
+        found = self.vectors(nodes_S[is_user_S], nodes_S[~is_user_S] - self.num_queries)
+        x_SD = torch.cat(found)
+        return x_SD, x_SD

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.bpr import PairSampler, bpr_losses
+from models.bpr import PairSampler, bpr_losses, hardest
 from recemb.errors import RecembError
 from recemb.schema import Attribute
 from tests.models.pairs import NUM_ITEMS, NUM_USERS, SEEN, schema
@@ -47,14 +47,15 @@ def test_the_loss_of_a_sample_is_the_mean_over_its_negatives() -> None:
     torch.testing.assert_close(got, torch.tensor([first, math.log(2)]))
 
 
-def test_only_the_hardest_negative_counts_where_asked_for() -> None:
-    negative_BK = torch.tensor([[0.0, 3.0], [0.5, 0.0]], requires_grad=True)
-    got = bpr_losses(torch.tensor([1.0, 0.0]), negative_BK, "hardest")
-    wanted = [math.log1p(math.exp(2.0)), math.log1p(math.exp(0.5))]
-    torch.testing.assert_close(got.detach(), torch.tensor(wanted))
-    got.sum().backward()
-    slopes = [[0.0, 1 / (1 + math.exp(-2.0))], [1 / (1 + math.exp(-0.5)), 0.0]]
-    torch.testing.assert_close(negative_BK.grad, torch.tensor(slopes))
+@pytest.mark.parametrize("tile", [1, 6, 2**22])
+def test_the_hardest_is_the_candidate_of_the_highest_score(tile: int, monkeypatch) -> None:
+    monkeypatch.setattr("models.bpr.TILE_ELEMENTS", tile)  # one sample, two or all at a time
+    # Scores with (1, 0) are first elements, with (0, 1) second ones.
+    x_SD = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, -1.0], [2.0, 5.0], [-4.0, 0.5]])
+    user_B = torch.tensor([0, 1, 0])
+    candidate_BK = torch.tensor([[3, 2, 4], [2, 4, 4], [4, 4, 4]])
+    got = hardest(x_SD, user_B, candidate_BK)
+    assert got.tolist() == [[2], [4], [4]]
 
 
 def test_a_user_with_all_items_is_refused() -> None:
