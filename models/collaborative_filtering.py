@@ -138,7 +138,7 @@ class CollaborativeFiltering(PairRanking):
             torch.cat([user_B, items_M]), self.num_queries + self.num_answer_ids
         )
         user_B, item_B, negative_M = node_M.split([size, size, negative_BK.numel()])
-        candidate_BK = negative_M.view(size, -1)
+        candidate_BK = negative_M.view_as(negative_BK)
         share = processes.world_size() / batch.total
         total = torch.zeros((), device=self.device)
         for _ in self.embeddings.training_forms():
@@ -148,9 +148,8 @@ class CollaborativeFiltering(PairRanking):
                 negative_BK = hardest(x_SD.detach(), user_B, candidate_BK)
             user_BD = x_SD.index_select(0, user_B)
             positive_B = (user_BD * x_SD.index_select(0, item_B)).sum(1)
-            negative_BKD = x_SD.index_select(0, negative_BK.reshape(-1)).view(
-                size, -1, x_SD.shape[1]
-            )
+            negative_MD = x_SD.index_select(0, negative_BK.reshape(-1))
+            negative_BKD = negative_MD.view(*negative_BK.shape, x_SD.shape[1])
             score_BK = torch.einsum("bd,bkd->bk", user_BD, negative_BKD)
             loss = bpr_losses(positive_B, score_BK).sum() * share
             # Of all that were drawn, also those that did not count.

@@ -68,10 +68,10 @@ def batch(pairs: list[tuple[int, int]]) -> Batch:
     """Pairs of indices as a data module gives them."""
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-    user_B, item_B = torch.tensor(pairs).T
+    user_B, item_B = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T
     ids = KeyedJaggedTensor(
         keys=["user", "item"],
         values=torch.cat([user_B, item_B]),
         lengths=torch.ones(2 * len(pairs), dtype=torch.int64),
     )
-    return Batch(ids, torch.empty(len(pairs), 0), torch.ones(len(pairs)), len(pairs))
+    return Batch(ids, torch.empty(len(pairs), 0), torch.ones(len(pairs)), max(1, len(pairs)))

@@ -94,6 +94,21 @@ def test_a_step_is_that_of_the_dense_formula(kind: str, fanout: int | None, nega
         assert gradient.abs().max() > 0.01
 
 
+@pytest.mark.parametrize("negatives", ["all", "hardest"])
+@pytest.mark.parametrize("kind", ["mf", "lightgcn"])
+def test_a_process_may_have_no_part_of_a_batch(kind: str, negatives: str) -> None:
+    settings = Training(num_negatives=2, negatives=negatives)
+    model = build(kind, training=settings, rows_optimizer=SGD(learning_rate=1.0)).train()
+    model.log = lambda *_, **__: None
+    before = rows(model)
+    loss = model.training_step(batch([]))
+    assert loss.item() == 0
+    loss.backward()
+    model.embeddings.step()
+    for old, new in zip(before, rows(model), strict=True):
+        assert torch.equal(old, new)
+
+
 def test_dropped_nodes_send_nothing_and_the_others_more() -> None:
     model = build("lightgcn", propagation=Propagation(num_layers=1, node_dropout=0.5)).train()
     x_ND = torch.cat(rows(model))
