@@ -144,8 +144,17 @@ class Interactions(InteractionData):
         self.folder = target
 
 
-def read_pairs(file: TableFile, user: str, item: str, time: str | None) -> pl.DataFrame:
+def read_pairs(
+    file: TableFile, user: str, item: str, time: str | None, is_in_order: bool = False
+) -> pl.DataFrame:
     """Return distinct pairs in the order in which they are cut: the last of a user go first.
+
+    Args:
+        file: Has a row per pair.
+        user: Column of user ids.
+        item: Column of item ids.
+        time: Column by which they are ordered; None: they are in a random order.
+        is_in_order: Whether the rows are in their order already.
 
     Raises:
         RecembError: If a column is missing, or a row lacks a value.
@@ -161,9 +170,9 @@ def read_pairs(file: TableFile, user: str, item: str, time: str | None) -> pl.Da
                 "or drop the row"
             )
     rows = rows.rename({user: "user", item: "item"})
-    if time:
+    if time or is_in_order:
         # Of a pair that comes again the first time counts: later ones are no news.
-        ordered = rows.sort(time, "user", "item")
+        ordered = rows.sort(time, "user", "item") if time else rows
         return ordered.unique(["user", "item"], keep="first", maintain_order=True).select(
             "user", "item"
         )
