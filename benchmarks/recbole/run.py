@@ -6,10 +6,10 @@ in turn for some steps, with the same number of torch threads; the ratio is take
 Results go to ``results.md`` and ``results.json``.
 
 What is equal: the data, the size of the network and of the vectors, Adam, full cross-entropy over
-all items (SASRec; dropout .5 there, .3 here), one negative per pair and the batch size (NGCF and
-LightGCN). What is each library's own: RecBole makes a row of every prefix of a sequence and pads it
-to 50 items, recemb takes a sequence as it is and learns at each of its positions; an example is a
-prefix, or position, on both sides.
+all items (SASRec; dropout .5 there, .3 here), one negative per pair, the number of layers (3 and 2)
+and the batch size (NGCF and LightGCN). What is each library's own: RecBole makes a row of every
+prefix of a sequence and pads it to 50 items, recemb takes a sequence as it is and learns at each of
+its positions; an example is a prefix, or position, on both sides.
 """
 
 import argparse
@@ -42,6 +42,7 @@ class Task:
         steps: RecBole's.
         own_batch_size: recemb's; in sequences or pairs.
         own_steps: Of each of two epochs.
+        own_options: What recemb's configuration has otherwise than RecBole's model.
     """
 
     model: str
@@ -51,7 +52,10 @@ class Task:
     steps: int
     own_batch_size: int
     own_steps: int
+    own_options: tuple[str, ...] = ()
 
+
+GRAPH = "--model.init_args.training.num_negatives 1 --model.init_args.training.negatives all"
 
 TASKS = {
     "sasrec": Task(
@@ -71,6 +75,7 @@ TASKS = {
         steps=8,
         own_batch_size=2048,
         own_steps=16,
+        own_options=(*GRAPH.split(), "--model.init_args.propagation.num_layers", "3"),
     ),
     "lightgcn": Task(
         model="LightGCN",
@@ -80,6 +85,7 @@ TASKS = {
         steps=8,
         own_batch_size=2048,
         own_steps=16,
+        own_options=(*GRAPH.split(), "--model.init_args.propagation.num_layers", "2"),
     ),
 }
 
@@ -152,7 +158,7 @@ def of_recemb(task: Task, seed: int, threads: int) -> float:
     command += ["--trainer.limit_train_batches", str(task.own_steps), "--trainer.max_epochs", "2"]
     command += ["--trainer.check_val_every_n_epoch", "2", "--trainer.limit_val_batches", "1"]
     command += ["--trainer.limit_test_batches", "1", "--run", str(run)]
-    call([*command, "--trainer.enable_progress_bar", "false"], threads)
+    call([*command, *task.own_options, "--trainer.enable_progress_bar", "false"], threads)
     return json.loads(report.read_text())["samples_per_s"]
 
 
