@@ -78,10 +78,10 @@ class NGCF(GraphFiltering):
         found = [x_ND]
         for layer, add, multiply in zip(layers, self.sums, self.products, strict=True):
             message_ND = self.send(x_ND, layer, sends_N1)
-            own_ND = layer.own(x_ND)
+            *before, own_ND = map(layer.own, found)
             mixed_ND = add(own_ND + message_ND) + multiply(own_ND * message_ND)
             x_ND = self.dropout(F.leaky_relu(mixed_ND, SLOPE))
-            found = [*map(layer.own, found), x_ND]
+            found = [*before, own_ND, x_ND]
         # Last, for it is of few nodes then; and a layer reads what came before the unit length.
         units = [F.normalize(one_SD, dim=1) for one_SD in found[1:]]
         return torch.cat([found[0], *units], 1), found[0]
