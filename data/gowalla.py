@@ -6,8 +6,8 @@ the test.
 The test is no random fifth, though papers say so: its places are on average checked into more often
 (91 pairs of training against 75; places of more than 500 pairs have 30 % of theirs in the test),
 and those at the end of a user's list in the training file are the most like those of the user's
-test. So that list is in order, the test is what came after it, and validation is cut off its end
-in the same share (docs/graphs.md has what a random cut did).
+test, as if the list were in order of time and the test what came after it. So validation is cut off
+its end, in the same share (docs/graphs.md has what a random cut did).
 
 Source: Cho, Myers and Leskovec, "Friendship and Mobility", KDD 2011; the split is that of Wang et
 al., "Neural Graph Collaborative Filtering", SIGIR 2019, arXiv:1905.08108.
