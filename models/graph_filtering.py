@@ -99,10 +99,6 @@ class GraphFiltering(CollaborativeFiltering):
         """
         raise NotImplementedError
 
-    def send(self, x_ND: Tensor, layer: Layer, sends_N1: Tensor | None) -> Tensor:
-        """Return what reaches each node that a layer leads to."""
-        return layer(x_ND if sends_N1 is None else x_ND * sends_N1[: len(x_ND)])
-
     def senders(self, x_ND: Tensor) -> Tensor | None:
         """Return which nodes send in a training step, 1 / share or 0: (N, 1); None where all do."""
         rate = self.propagation.node_dropout

@@ -59,9 +59,10 @@ class LightGCN(GraphFiltering):
 
     def propagate(self, x_ND: Tensor, layers: list[Layer]) -> tuple[Tensor, Tensor]:
         """Return the mean of layers, and the vectors that go in."""
-        first_ND = sum_ND = x_ND
         sends_N1 = self.senders(x_ND)
-        for layer in layers:
-            x_ND = self.send(x_ND, layer, sends_N1)
-            first_ND, sum_ND = layer.own(first_ND), layer.own(sum_ND) + x_ND
-        return sum_ND / (len(layers) + 1), first_ND
+        _, x_ND, first_SD = layers[0](x_ND, sends_N1)
+        sum_SD = first_SD
+        for layer in layers[1:]:
+            _, x_ND, asked_SD = layer(x_ND, sends_N1)
+            sum_SD = sum_SD + asked_SD
+        return (sum_SD + x_ND) / (len(layers) + 1), first_SD

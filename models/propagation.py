@@ -49,37 +49,82 @@ class Csr(NamedTuple):
         )
 
 
-class _Product(torch.autograd.Function):
-    """A product whose gradient is the product with the transposed matrix."""
-
-    @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, matrix: Csr, transposed: Csr) -> Tensor:
-        ctx.transposed = transposed
-        return matrix.product(x_ND)
-
-    @staticmethod
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.transposed.product(grad_ND.contiguous()), None, None
-
-
 class Layer(NamedTuple):
-    """One step of propagation: from the nodes before it to those that are kept of them."""
+    """One step of propagation: from the nodes before it to those that are kept of them.
+
+    Nodes are numbered anew where a slice is kept: they are the first of those before the layer.
+    """
 
     matrix: Csr
     transposed: Csr
     kept: slice | Tensor
-    """Which nodes these are."""
+    """Which nodes those are."""
+    asked: slice | Tensor
+    """Which of the nodes before it are asked for in the end."""
 
-    def __call__(self, x_ND: Tensor) -> Tensor:
-        """Return what reaches each of the nodes that are kept: (kept, D)."""
-        out: Tensor = _Product.apply(  # type: ignore[no-untyped-call]
-            x_ND, self.matrix, self.transposed
+    def __call__(
+        self, x_ND: Tensor, sends_N1: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the kept nodes have had, what reaches them, and what the asked ones have had.
+
+        Args:
+            x_ND: What all have had.
+            sends_N1: What each is multiplied with on its way, of these nodes and perhaps more
+                behind them; None: 1. It gets no gradient.
+        """
+        if sends_N1 is not None:
+            sends_N1 = sends_N1[: len(x_ND)]
+        found: tuple[Tensor, Tensor, Tensor] = _Step.apply(  # type: ignore[no-untyped-call]
+            x_ND, self, sends_N1
         )
-        return out if isinstance(self.kept, slice) else out.index_select(0, self.kept)
+        return found
 
-    def own(self, x_ND: Tensor) -> Tensor:
-        """Return what the nodes that are kept have had before: (kept, D)."""
-        return x_ND[self.kept] if isinstance(self.kept, slice) else x_ND.index_select(0, self.kept)
+
+class _Step(torch.autograd.Function):
+    """What a layer returns, in one function: its three gradients meet in one tensor.
+
+    Autograd by itself would fill one of N x D for each, and add them up.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_ND: Tensor, layer: Layer, sends_N1: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.layer, ctx.sends_N1, ctx.shape = layer, sends_N1, x_ND.shape
+        sum_KD = layer.matrix.product(x_ND if sends_N1 is None else x_ND * sends_N1)
+        if isinstance(layer.kept, Tensor):
+            sum_KD = sum_KD.index_select(0, layer.kept)
+        return _rows(x_ND, layer.kept), sum_KD, _rows(x_ND, layer.asked)
+
+    @staticmethod
+    def backward(
+        ctx: Any, own_KD: Tensor | None, sum_KD: Tensor | None, asked_SD: Tensor | None
+    ) -> tuple[Tensor | None, None, None]:
+        layer = ctx.layer
+        given = [one for one in (own_KD, sum_KD, asked_SD) if one is not None]
+        if not given:
+            return None, None, None
+        if sum_KD is None:
+            grad_ND = given[0].new_zeros(ctx.shape)
+        else:
+            if isinstance(layer.kept, Tensor):
+                sum_KD = sum_KD.new_zeros(ctx.shape).index_copy_(0, layer.kept, sum_KD)
+            grad_ND = layer.transposed.product(sum_KD.contiguous())
+            if ctx.sends_N1 is not None:
+                grad_ND *= ctx.sends_N1
+        for where, one in ((layer.kept, own_KD), (layer.asked, asked_SD)):
+            if one is None:
+                continue
+            if isinstance(where, slice):
+                grad_ND[where] += one
+            else:
+                grad_ND.index_add_(0, where, one)
+        return grad_ND, None, None
+
+
+def _rows(x_ND: Tensor, where: slice | Tensor) -> Tensor:
+    return x_ND[where] if isinstance(where, slice) else x_ND.index_select(0, where)
 
 
 class Neighbourhood(NamedTuple):
@@ -149,9 +194,9 @@ class BipartiteGraph(nn.Module):
             nodes_S: Distinct nodes, ascending; None: all.
         """
         nodes_N = torch.arange(self.num_nodes, device=self.columns_E.device)
-        layers = [Layer(self.matrix, self.matrix, slice(None))] * num_layers
-        if nodes_S is not None:
-            layers[-1] = Layer(self.matrix, self.matrix, nodes_S)
+        asked = slice(None) if nodes_S is None else nodes_S
+        layers = [Layer(self.matrix, self.matrix, slice(None), asked)] * num_layers
+        layers[-1] = layers[-1]._replace(kept=asked)
         users_A, items_C = nodes_N[: self.num_users], nodes_N[self.num_users :] - self.num_users
         return Neighbourhood(users_A, items_C, None, layers)
 
@@ -164,6 +209,7 @@ class BipartiteGraph(nn.Module):
                 most; one that has more draws so many of them, with replacement.
         """
         layers = []
+        asked = slice(len(nodes_S))
         for fanout in fanouts:
             row_E, column_E, weight_E = self._draw(nodes_S, fanout)
             every = torch.cat([nodes_S, column_E])
@@ -181,7 +227,7 @@ class BipartiteGraph(nn.Module):
                 local_E[by_column_E], row_E[by_column_E], weight_E[by_column_E], num_in
             )
             # Those that it leads to are the first of those that it leads from.
-            layers.append(Layer(matrix, transposed, slice(len(nodes_S))))
+            layers.append(Layer(matrix, transposed, slice(len(nodes_S)), asked))
             nodes_S = torch.cat([nodes_S, distinct[is_new]])
         is_user_N = nodes_S < self.num_users
         order_N = torch.cat([is_user_N.nonzero(), (~is_user_N).nonzero()]).squeeze(1)

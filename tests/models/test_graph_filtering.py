@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from models.catalogue_ranking import best_items, metric_names, set_metrics
 from models.collaborative_filtering import Training
 from models.graph_filtering import Propagation
+from models.ngcf import _Mix, kept_elements
 from models.pair_ranking import Evaluation
 from recemb.command_line.main import main
 from recemb.errors import RecembError
@@ -84,14 +85,18 @@ def test_a_step_is_that_of_the_dense_formula(kind: str, fanout: int | None, nega
         nodes = [user, *items]
         wanted = wanted + ranking + 0.3 / 2 * regular[nodes].square().sum() / 3
         shown = shown + ranking + 0.3 / 2 * x_ND[nodes].square().sum() / 3
-    gradients = torch.autograd.grad(wanted, before)
+    layers = [*model.sums, *model.products] if kind == "ngcf" else []
+    weights = [one for layer in layers for one in layer.parameters()]
+    gradients = torch.autograd.grad(wanted, before + weights)
     loss = model.training_step(batch(taken))
     torch.testing.assert_close(loss.detach(), shown.detach())
     loss.backward()
     model.embeddings.step()
-    for old, gradient, new in zip(before, gradients, rows(model), strict=True):
+    for old, gradient, new in zip(before, gradients[:2], rows(model), strict=True):
         torch.testing.assert_close(new, (old - gradient).detach(), atol=1e-5, rtol=1e-4)
         assert gradient.abs().max() > 0.01
+    for weight, gradient in zip(weights, gradients[2:], strict=True):
+        torch.testing.assert_close(weight.grad, gradient, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("negatives", ["all", "hardest"])
@@ -130,6 +135,31 @@ def test_dropped_messages_are_elements_of_what_a_layer_makes() -> None:
     share = (found[:, 4:] == 0).float().mean()
     assert 0.2 < share < 0.8
     assert (found[:, :4] == x_ND).all()
+
+
+@pytest.mark.parametrize("is_dropped", [True, False])
+def test_what_ngcf_makes_and_its_gradients_are_those_of_the_formula(is_dropped: bool) -> None:
+    torch.manual_seed(1)
+    shapes = [(6, 3), (6, 3), (3, 3), (3,), (3, 3), (3,)]
+    inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    kept = (torch.rand(6, 3) < 0.6).double() if is_dropped else None
+    scale = 2.5 if is_dropped else 1.0
+    x, message, add, add_bias, multiply, multiply_bias = inputs
+    wanted = (x + message) @ add.T + add_bias + (x * message) @ multiply.T + multiply_bias
+    wanted = F.leaky_relu(wanted, 0.2) * scale * (1 if kept is None else kept)
+    torch.testing.assert_close(_Mix.apply(*inputs, kept, scale), wanted)
+    assert torch.autograd.gradcheck(lambda *given: _Mix.apply(*given, kept, scale), inputs)
+
+
+def test_dropout_of_messages_keeps_each_element_with_its_probability() -> None:
+    torch.manual_seed(1)
+    # Five elements need two draws of four, of which three are left over.
+    kept = torch.stack([kept_elements(torch.empty(1, 5), 0.3)[0] for _ in range(4000)])
+    assert (kept.mean(0) - 0.7).abs().max() < 0.04
+    together = (kept.T @ kept) / 4000
+    assert (together.fill_diagonal_(0.49) - 0.49).abs().max() < 0.05
+    assert kept_elements(torch.empty(100_003), 0.1).mean().item() == pytest.approx(0.9, abs=0.005)
+    assert kept_elements(torch.empty(0, 4), 0.1).shape == (0, 4)
 
 
 def ranking(scores: list[float], taken: list[int]) -> list[int]:
