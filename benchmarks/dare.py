@@ -12,10 +12,8 @@ bootstrap of paired differences.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +22,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "benchmarks" / "dare"
@@ -316,16 +316,12 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def markdown(found: dict[str, Any], missing: list[str]) -> str:
     """Return every table."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     names = {variant: name for variant, (name, _, _) in VARIANTS.items()}
     lines = [
         "# DARE on MovieLens-1M",
         "",
-        f"`python benchmarks/dare.py`, commit {commit}. {platform.machine()}, {os.cpu_count()} "
-        f"CPUs, Python {platform.python_version()}, torch {importlib.metadata.version('torch')}. "
-        "Protocol: see the head of `benchmarks/dare.py`. Mean and sample standard deviation over "
-        "seeds.",
+        f"`python benchmarks/dare.py`. {machine()} Protocol: see the head of "
+        "`benchmarks/dare.py`. Mean and sample standard deviation over seeds.",
     ]
     if missing:
         lines += ["", f"Not run yet: {', '.join(missing)}; the command goes on."]

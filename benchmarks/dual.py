@@ -25,6 +25,7 @@ import sys
 from pathlib import Path
 
 import torch
+from machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "benchmarks" / "dual"
@@ -164,7 +165,7 @@ def write(results: dict) -> None:
     lines = [
         "# Amazon Grocery, all items ranked",
         "",
-        f"`{results['command']}`, commit {results['commit']}, {results['machine']}; seeds {seeds}. "
+        f"`{results['command']}`. {results['machine']} One thread; seeds {seeds}. "
         "Recall@10 over items with an answer; pairs that training has as complements are not "
         "ranked. Settings and epochs chosen by validation; the test was read once per training.",
         "",
@@ -210,16 +211,6 @@ def rank(found: dict[str, float]) -> tuple[bool, float]:
     return is_right, found["both/recall@10"]
 
 
-def machine() -> str:
-    """Return the processor, the threads and the version of torch."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{len(names)} cores of {names[0]}, 1 thread, torch {torch.__version__}"
-
-
 def main() -> None:
     """Run what is missing and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -227,16 +218,8 @@ def main() -> None:
     parser.add_argument("--as_is", action="store_true", help="the configuration, nothing is tried")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "dual", help="their folders")
     options = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
     results: dict = {
         "command": "python benchmarks/dual.py" + (" --as_is" if options.as_is else ""),
-        "commit": commit,
         "machine": machine(),
         "popularity": popularity(),
         "tried": {},

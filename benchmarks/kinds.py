@@ -14,7 +14,6 @@ kind itself spreads its bytes; where a kind has no such form, ``ARRANGEMENTS`` s
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from machine import machine
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -308,9 +308,9 @@ def markdown(rows: list[dict[str, Any]], command: str, missing: list[str]) -> st
     lines = [
         "# Table kinds on MovieLens-1M: test AUC against serving bytes",
         "",
-        f"`{command}`, commit {commit()}. {platform.machine()}, {os.cpu_count()} CPUs, "
-        f"{versions()}. Protocol: see the head of `benchmarks/kinds.py`. Mean, and sample standard "
-        "deviation where there are several seeds; bytes are those of the served tables.",
+        f"`{command}`. {machine()} Protocol: see the head of `benchmarks/kinds.py`. Mean, and "
+        "sample standard deviation where there are several seeds; bytes are those of the served "
+        "tables.",
     ]
     if missing:
         lines += [
@@ -341,19 +341,6 @@ def markdown(rows: list[dict[str, Any]], command: str, missing: list[str]) -> st
 def _spread(row: Mapping[str, Any], name: str) -> str:
     deviation = row[f"{name}_sd"]
     return f"{row[name]:.4f}" + (f" +- {deviation:.4f}" if deviation is not None else "")
-
-
-def commit() -> str:
-    """Return the commit that is checked out."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-
-def versions() -> str:
-    """Return Python's and torch's version."""
-    import torch
-
-    return f"Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:

@@ -32,6 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "benchmarks" / "ngcf"
@@ -157,9 +158,9 @@ def write(results: dict) -> None:
     lines = [
         "# Gowalla, all items ranked",
         "",
-        f"`python benchmarks/ngcf.py`; torch {torch.__version__}, CPU. Settings chosen by "
-        "validation recall@20; then trained on all of training and tested once per seed. pq: the "
-        "same with tables compressed to a tenth of their bytes.",
+        f"`python benchmarks/ngcf.py`. {machine()} Settings chosen by validation recall@20; then "
+        "trained on all of training and tested once per seed (mean and standard deviation). pq: "
+        "the same with tables compressed to a tenth of their bytes.",
         "",
         "| model | validation recall@20 | test recall@20 | test NDCG@20 | goal | seeds | "
         "minutes each, threads | test recall@20 with pq | share of the tables' bytes |",

@@ -21,7 +21,6 @@ are, by dnis alone.
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -34,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from machine import machine
 
 from recemb.search.plots import plot_dimensions, pyplot
 
@@ -238,17 +238,12 @@ def section(title: str, metric: str, rows: list[dict[str, Any]]) -> list[str]:
 
 def markdown(rows: list[dict[str, Any]], missing: int) -> str:
     """Return the tables, the best line first."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    import torch
-
     lines = [
         "# Learned dimensions on MovieLens-1M: quality at the same serving bytes",
         "",
-        f"`python benchmarks/search.py`, commit {commit}. {platform.machine()}, {os.cpu_count()} "
-        f"CPUs, Python {platform.python_version()}, torch {torch.__version__}. Protocol: see the "
-        "head of `benchmarks/search.py`. Mean, and sample standard deviation where there are "
-        "several seeds.",
+        f"`python benchmarks/search.py`. {machine()} Protocol: see the head of "
+        "`benchmarks/search.py`. Mean, and sample standard deviation where there are several "
+        "seeds.",
     ]
     if missing:
         lines += ["", f"{missing} of the searches have not been run yet; the command goes on."]

@@ -16,7 +16,6 @@ small, and ``--output`` keeps its results and runs apart.
 import argparse
 import json
 import os
-import platform
 import random
 import shutil
 import signal
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/dcn/movielens1m.yaml"
@@ -70,18 +70,6 @@ def ended(process: "subprocess.Popen[str]") -> None:
     errors = process.communicate()[1]
     if process.returncode:
         raise RuntimeError(f"{process.args} failed:\n{errors[-2000:]}")
-
-
-def machine() -> str:
-    """Return what figures depend on."""
-    import torch
-
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return (
-        f"commit {commit}. {platform.machine()}, {os.cpu_count()} CPUs, Python "
-        f"{platform.python_version()}, torch {torch.__version__}"
-    )
 
 
 def front(runs: Path, output: Path, total: int, epochs: dict[str, int]) -> None:

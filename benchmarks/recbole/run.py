@@ -13,10 +13,8 @@ its positions; an example is a prefix, or position, on both sides.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -26,6 +24,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent))
 ENVIRONMENT, REQUIREMENTS = HERE / ".venv", HERE / "requirements.txt"
 RUNS = HERE / "runs"
 
@@ -164,16 +163,15 @@ def of_recemb(task: Task, seed: int, threads: int) -> float:
 
 def write(found: dict[str, list[dict[str, float]]], threads: int) -> None:
     """Write both files."""
+    from machine import machine
+
     (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n")
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     lines = [
         "# Training speed: recemb and RecBole",
         "",
-        f"`python benchmarks/recbole/run.py`, commit {commit}, RecBole 1.2.1; "
-        f"{platform.machine()}, {threads} torch thread(s) of {os.cpu_count()} CPUs, Python "
-        f"{platform.python_version()}, torch {importlib.metadata.version('torch')}. Medians of "
-        "pairs, least and most in brackets. What is equal and what is not: the head of `run.py`.",
+        f"`python benchmarks/recbole/run.py`, RecBole 1.2.1, {threads} torch thread(s). "
+        f"{machine()} Medians of pairs, least and most in brackets. What is equal and what is not: "
+        "the head of `run.py`.",
         "",
         "| | batch | pairs | RecBole, examples/s | recemb, examples/s | ratio |",
         "|---|---|---|---|---|---|",
