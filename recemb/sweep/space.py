@@ -14,6 +14,7 @@ What is drawn has a name: its path, with the label of the choice in it that it d
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,10 +139,18 @@ def read_space(path: Path) -> Space:
     for name, node in nodes.items():
         if isinstance(node, Same) and (node.name not in nodes or _is_same(nodes[node.name])):
             raise RecembError(f"{path}: {name}: 'same' must name a path that is drawn here")
-    space = Space(str(path), nodes, first)
+    space = Space(str(path), nodes)
+    names = space.names()
+    if not isinstance(first, list) or not all(isinstance(point, dict) for point in first):
+        raise RecembError(f"{path}: first: must be a list of points, {{NAME: VALUE}}, got {first}")
     for point in first:
         for name in point:
-            paths.require(f"{path}: first", name, space.names())
+            paths.require(f"{path}: first", name, names)
+        drawn = {
+            name: _given(f"{path}: first: {name}", names[name], value)
+            for name, value in point.items()
+        }
+        space.first.append(drawn)
     return space
 
 
@@ -238,6 +247,28 @@ def _labelled(given: Sequence[Any]) -> Section:
             label = f"{one['kind']}-{before + 1}" if several else one["kind"]
         named[label] = one
     return named
+
+
+def _given(where: str, node: Number | Choice, value: Any) -> Any:
+    """Return a value of a point as it is drawn: a number in its range, or a label."""
+    if isinstance(node, Choice):
+        label = value if isinstance(value, str) else json.dumps(value, default=str)
+        if label not in node.options:
+            raise RecembError(f"{where}: must be one of {', '.join(node.options)}; got {value}")
+        return label
+    kind = "a whole number" if node.is_whole else "a number"
+    rule = f"{where}: must be {kind} from {node.low:g} to {node.high:g}"
+    rule += f" in steps of {node.step:g}" if node.step is not None else ""
+    try:
+        # YAML takes 1e-4 for a string.
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    steps = (number - node.low) / (node.step or (1.0 if node.is_whole else math.inf))
+    is_inside = node.low <= number <= node.high
+    if not (is_inside and math.isclose(steps, round(steps), abs_tol=1e-9)):
+        raise RecembError(f"{rule}, got {value}")
+    return int(number) if node.is_whole else number
 
 
 def _draw(name: str, node: Any, trial: Draws) -> Any:

@@ -143,6 +143,16 @@ def test_what_the_configuration_does_not_have_is_refused(tmp_path, text, message
             r"'same' must name a setting beside",
         ),
         ("a: {int: [2, 8]}\nfirst: [{b: 3}]", "first: .* no setting 'b'; the nearest is 'a'"),
+        ("a: {int: [2, 8]}\nfirst: {a: 3}", "first: must be a list of points"),
+        (
+            "a: {int: [2, 8]}\nfirst: [{a: 9}]",
+            "first: a: must be a whole number from 2 to 8, got 9",
+        ),
+        ("a: {int: [2, 8]}\nfirst: [{a: 2.5}]", "first: a: must be a whole number .* got 2.5"),
+        ("a: {int: [2, 8], step: 2}\nfirst: [{a: 3}]", "from 2 to 8 in steps of 2, got 3"),
+        ("a: {float: [0.1, 1]}\nfirst: [{a: much}]", "a number from 0.1 to 1, got much"),
+        ("a: {float: [0.1, 1]}\nfirst: [{a: .nan}]", "a number from 0.1 to 1, got nan"),
+        ("a: {choice: [4, 8]}\nfirst: [{a: 16}]", "first: a: must be one of 4, 8; got 16"),
         ("- a", "a space maps paths"),
     ],
 )
@@ -169,11 +179,29 @@ def test_a_configuration_in_the_form_of_the_parser_is_simplified():
     }
 
 
+def test_points_to_begin_with_are_values_or_labels(tmp_path):
+    text = """
+a: {choice: [4, 8, true, fp32, [1, 2]]}
+b: {choice: {one: {c: {choice: [2, 3]}, d: {float: [1.0e-5, 1]}}}}
+first:
+  - {a: 8, b: one, b.one.c: 3, b.one.d: 1e-4}
+  - {a: true}
+  - {a: [1, 2]}
+  - {a: fp32}
+"""
+    found = space(tmp_path, text)
+    drawn = [found.draw(Given(**point)) for point in found.first]
+    assert drawn[0] == {"a": 8, "b": {"c": 3, "d": 1e-4}}
+    assert [one["a"] for one in drawn[1:]] == [True, [1, 2], "fp32"]
+
+
 @pytest.mark.parametrize("name", ["kinds", "dims"])
 def test_the_spaces_of_the_project_fit_the_benchmark(name):
     config = yaml.safe_load((ROOT / "configs/dcn/movielens1m.yaml").read_text())
     found = read_space(ROOT / f"configs/sweep/{name}.yaml")
     found.check(config)
+    for point in found.first:
+        found.draw(Given(**point))
     first = found.first[0] if found.first else {}
     new = applied(config, found.draw(Given(**first)))
     user = new["model"]["init_args"]["tables"]["user"]
