@@ -170,8 +170,8 @@ def write(found: dict[str, list[dict[str, float]]], threads: int) -> None:
         "# Training speed: recemb and RecBole",
         "",
         f"`python benchmarks/recbole/run.py`, RecBole 1.2.1, {threads} torch thread(s). "
-        f"{machine()} Medians of pairs, least and most in brackets. What is equal and what is not: "
-        "the head of `run.py`.",
+        f"{machine()} Pairs of tasks that this run left out are older. Medians of pairs, least and "
+        "most in brackets. What is equal and what is not: the head of `run.py`.",
         "",
         "| | batch | pairs | RecBole, examples/s | recemb, examples/s | ratio |",
         "|---|---|---|---|---|---|",
