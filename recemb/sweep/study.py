@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     import optuna
 
 
+FIRST = "fixed_params"
+"""By which Optuna tells a point that is tried first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A trial that this process is to train.
@@ -172,6 +176,9 @@ class Study:
     def goes_on(self, claim: Claim, epoch: int, value: float, last: int) -> bool:
         """Record the quality after an epoch, from 1; return whether the trial is trained on.
 
+        Points that are tried first are trained to their end: they are what others are measured
+        by, and the first to come would end one another.
+
         Args:
             claim: Of the trial.
             epoch: From 1.
@@ -185,6 +192,8 @@ class Study:
             if len(self.objectives) == 1:
                 # Optuna keeps curves of single objectives only; its dashboard draws them.
                 trial.report(value, epoch)
+            if FIRST in self._study.get_trials(deepcopy=False)[claim.number].system_attrs:
+                return True
             if self.rules.pruner in ("median", "hyperband"):
                 return not trial.should_prune()
             rungs = front.rungs(self.rules.first_epochs, self.rules.reduction, last)

@@ -168,6 +168,16 @@ def test_halving_goes_by_quality_and_bytes(tmp_path):
     assert study.trials()[2].curve == {1: 0.7, 3: 0.1}
 
 
+def test_points_to_begin_with_are_trained_to_their_end(tmp_path):
+    study = begin(tmp_path, pruner="halving", first=[{"a": 0.25}, {"a": 0.5}, {"a": 0.75}])
+    for number, quality in enumerate((0.9, 0.8, 0.7, 0.6)):
+        claim = study.claim(space(tmp_path), 9)
+        study.note(claim, bytes=100)
+        # The last one was drawn, and is behind all.
+        assert study.goes_on(claim, 1, quality, 8) == (number < 3)
+        study.tell(claim, COMPLETE, [quality, 100.0], {})
+
+
 def test_median_pruning_of_one_objective(tmp_path):
     study = begin(tmp_path, objectives=[QUALITY], pruner="median")
     for quality in (0.9, 0.8, 0.7, 0.9, 0.8):
