@@ -76,6 +76,8 @@ def front(runs: Path, output: Path, total: int, epochs: dict[str, int]) -> None:
     """Sweep, and set the front against every line of the benchmark of kinds."""
     run = runs / "front"
     options = ["--n-trials", str(total), "--workers", "2", "--test", "front"]
+    # Trials end within .001 of one another, which is less than they differ by after few epochs.
+    options += ["--pruner", "none"]
     ended(sweep(run, config(runs / "configs/front", **epochs), *options, "--goal", "loss<=0.002"))
     results = json.loads((run / "results.json").read_text())
     kinds = json.loads((ROOT / "benchmarks/kinds/results.json").read_text())
