@@ -87,7 +87,7 @@ def front(runs: Path, output: Path, total: int, epochs: dict[str, int]) -> None:
         f"# {total} trials against every table kind, MovieLens-1M",
         "",
         described(f"trials {results['trials']}, {seconds / 60:.0f} minutes of training in all")
-        + ". Protocol: see the head of `benchmarks/sweep.py`.",
+        + " Protocol: see the head of `benchmarks/sweep.py`.",
         "",
         "| budget | trial | bytes | validation AUC | test AUC | best line | its validation AUC | "
         "its test AUC | lines that are ahead on validation |",

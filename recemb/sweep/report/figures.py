@@ -2,6 +2,7 @@
 
 import html
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ STYLE = {
     "font.family": "sans-serif",
 }
 MOST_ROWS = 15
-ABOVE = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 4}
+ABOVE = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 5}
 """Where a legend hides nothing."""
 AXES = {"bytes": "served bytes of the tables", "latency_ms": "milliseconds of a request"}
 SHORT = ("model.init_args.tables.", "model.init_args.", "data.init_args.", "trainer.")
@@ -113,6 +114,27 @@ def count_bytes(axes: Any, log: bool) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: human_bytes(int(value)).replace(".00", ""))
 
 
+def worst_shown(front: Sequence[float], others: Sequence[float]) -> float:
+    """Return the largest cost that is drawn where it is, so that poor trials hide no front.
+
+    Args:
+        front: Costs along the front and of the full model.
+        others: Costs of the other trials.
+
+    Returns:
+        The worst of all, or of the front and as far again below it.
+
+    Example:
+        >>> worst_shown([1.0, 2.0], [2.5, 2.8, 90.0])
+        3.0
+        >>> worst_shown([1.0, 2.0], [2.5, 2.8])
+        2.8
+    """
+    worst = max(front)
+    edge = 2 * worst - min(front) if worst > min(front) else math.inf
+    return min(edge, max([worst, *others]))
+
+
 def draw_front(gallery: Gallery, study: StudyContent, name: str, label: str) -> None:
     """Draw quality against another objective: trials, the front, what was chosen."""
     quality = study.objectives[0]
@@ -124,13 +146,22 @@ def draw_front(gallery: Gallery, study: StudyContent, name: str, label: str) -> 
     # Of more than two objectives some of the front are on it for a number that is not drawn.
     shown = {one.number: (study.value(one, label), quality.cost(one.values[0])) for one in front}
 
+    along = [one.values[0] for one in front] + ([full["quality"]] if full else [])
+    edge = worst_shown(
+        [quality.cost(value) for value in along], [quality.cost(one.values[0]) for one in done]
+    )
+    beyond = {one.number for one in done if quality.cost(one.values[0]) > edge}
+    out, worse = ("v", "below") if quality.mode == "max" else ("^", "above")
+
     def paint(figure: Any, axes: Any) -> None:
         line = [(shown[key][0], quality.cost(shown[key][1])) for key in outermost(shown)]
         axes.step(*zip(*line, strict=True), where="post", color=ACCENT, lw=1.5, alpha=0.5)
         for one in done:
-            place = study.value(one, label), one.values[0]
+            hidden = one.number in beyond
+            place = study.value(one, label), quality.cost(edge) if hidden else one.values[0]
             color = ACCENT if one.number in on_front else GREY
-            (dot,) = axes.plot(*place, "o", color=color, ms=7, mec="white", mew=0.8)
+            mark = out if hidden else "o"
+            (dot,) = axes.plot(*place, mark, color=color, ms=7, mec="white", mew=0.8)
             dot.set_gid(f"trial-{one.number}")
             if one.number == chosen:
                 axes.plot(*place, "*", color=WARM, ms=16, mec="white", zorder=5, label="chosen")
@@ -146,6 +177,8 @@ def draw_front(gallery: Gallery, study: StudyContent, name: str, label: str) -> 
             )
         axes.plot([], [], "o-", color=ACCENT, label="front")
         axes.plot([], [], "o", color=GREY, label="other trials")
+        if beyond:
+            axes.plot([], [], out, color=GREY, label=f"{len(beyond)} further {worse}")
         if label == "bytes":
             count_bytes(axes, log=True)
         axes.set_xlabel(AXES[label])
