@@ -206,5 +206,5 @@ def test_the_spaces_of_the_project_fit_the_benchmark(name):
     new = applied(config, found.draw(Given(**first)))
     user = new["model"]["init_args"]["tables"]["user"]
     assert user == (
-        {"kind": "full", "dim": 30, "precision": "int8"} if first else {"kind": "full", "dim": 1}
+        {"kind": "full", "dim": 8, "precision": "fp32"} if first else {"kind": "full", "dim": 1}
     )
