@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -301,12 +302,27 @@ def found_by(method: str, folder: Path, *more: str) -> dict:
     return json.loads((folder / "run/results.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def elements(tmp_path_factory) -> Callable[[str], Path]:
+    """Return the folder of a finished search for elements by a method."""
+    folders: dict[str, Path] = {}
+
+    def folder_of(method: str) -> Path:
+        if method not in folders:
+            folders[method] = tmp_path_factory.mktemp(method)
+            found_by(
+                method, folders[method], "--share", "0.5", "--forms", "sparse", "dense",
+                "--blocks", "3", "--block_ids", "5", "--threshold_start", "-3",
+            )  # fmt: skip
+        return folders[method]
+
+    return folder_of
+
+
 @pytest.mark.parametrize("method", ["pep", "deeplight"])
-def test_elements_are_found_within_the_budget(method, tmp_path):
-    results = found_by(
-        method, tmp_path, "--share", "0.5", "--forms", "sparse", "dense",
-        "--blocks", "3", "--block_ids", "5", "--threshold_start", "-3",
-    )  # fmt: skip
+def test_elements_are_found_within_the_budget(method, elements, tmp_path):
+    run = elements(method) / "run"
+    results = json.loads((run / "results.json").read_text())
     for name in ("sparse", "dense"):
         size = results["forms"][name]["bytes"]["tables"]
         assert 0.99 * results["budget"] <= size <= results["budget"], name
@@ -315,13 +331,13 @@ def test_elements_are_found_within_the_budget(method, tmp_path):
     dimensions = results["derived"]["sparse"]["dimensions"]
     assert all(len(blocks) == 3 for blocks in dimensions.values())
     # tables.yaml is the first form: the elements are in it, and fit takes it as it is.
-    tables = yaml.safe_load((tmp_path / "run/tables.yaml").read_text())["model"]["init_args"]
+    tables = yaml.safe_load((run / "tables.yaml").read_text())["model"]["init_args"]
     assert {tables["tables"][name]["kind"] for name in TABLES} == {"pruned"}
-    own = ["--config", str(tmp_path / "run/tables.yaml"), "--run", str(tmp_path / "fit")]
+    own = ["--config", str(run / "tables.yaml"), "--run", str(tmp_path / "fit")]
     assert main(["fit", *own]) == 0
     fitted, sparse = (
         read_checkpoint(path / "checkpoints/best.ckpt")["state_dict"]
-        for path in (tmp_path / "fit", tmp_path / "run/sparse")
+        for path in (tmp_path / "fit", run / "sparse")
     )
     places = [name for name in fitted if name.endswith(("column_M", "offset_V"))]
     assert len(places) == 4
@@ -348,14 +364,14 @@ def test_deeplight_ends_at_its_sparsity(tmp_path):
     assert zeros == pytest.approx(1 - kept / sum(one.numel() for one in rows), abs=1e-3)
 
 
-def test_a_ticket_of_pep_begins_with_the_first_weights(tmp_path):
-    found_by("pep", tmp_path, "--share", "0.5", "--threshold_start", "-3")
-    first = read_checkpoint(tmp_path / "run/supernet/checkpoints/initial.ckpt")["state_dict"]
-    ticket = read_checkpoint(tmp_path / "run/sparse.ckpt")["state_dict"]
+def test_a_ticket_of_pep_begins_with_the_first_weights(elements):
+    run = elements("pep") / "run"
+    first = read_checkpoint(run / "supernet/checkpoints/initial.ckpt")["state_dict"]
+    ticket = read_checkpoint(run / "sparse.ckpt")["state_dict"]
     network = [name for name in first if name.startswith(("attention", "mlp", "network"))]
     assert network
     assert all(torch.equal(first[name], ticket[name]) for name in network)
-    trained = read_checkpoint(tmp_path / "run/supernet/checkpoints/last.ckpt")["state_dict"]
+    trained = read_checkpoint(run / "supernet/checkpoints/last.ckpt")["state_dict"]
     assert not any(torch.equal(first[name], trained[name]) for name in network[:1])
 
 

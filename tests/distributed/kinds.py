@@ -24,7 +24,7 @@ from recemb.rows.torchrec_store import TorchRecRowsStore
 from recemb.tables.registry import table_config
 from tests.tables.helpers import SPACES, feature
 
-NUM_STEPS = 20
+NUM_STEPS = 12
 SAMPLES = 24
 LEFT = 3
 """Samples of every tenth batch, the last of an epoch: of four processes one has none."""

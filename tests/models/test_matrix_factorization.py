@@ -145,6 +145,7 @@ def test_the_epoch_of_the_smallest_error_is_kept(config: Path, tmp_path: Path) -
 @pytest.mark.parametrize("method", ["dnis", "optembed"])
 def test_a_search_goes_by_the_error(method: str, config: Path, tmp_path: Path) -> None:
     options = ["--share", "0.5", "--blocks", "2", "--block_ids", "10", "--rounds", "3"]
+    options += ["--draws", "2"]
     where = ["--config", str(config), "--run", str(tmp_path / "run"), "--method", method]
     assert main(["search", *where, *options, "--baselines", "uniform", "random", "--plots"]) == 0
     results = json.loads((tmp_path / "run/results.json").read_text())

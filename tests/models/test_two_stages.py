@@ -93,7 +93,8 @@ class Blocked:
             raise ImportError("blocked: " + name)
 sys.meta_path.insert(0, Blocked())
 import torch
-torch.save(torch.jit.load(sys.argv[1])(torch.load(sys.argv[2])), sys.argv[3])
+for program, inputs, outputs in zip(sys.argv[1::3], sys.argv[2::3], sys.argv[3::3]):
+    torch.save(torch.jit.load(program)(torch.load(inputs)), outputs)
 """
 
 
@@ -103,12 +104,17 @@ def test_programs_need_only_torch(exported, tmp_path):
     search, rank = programs(folder)
     inputs = {"search": request.search_inputs()}
     inputs["rank"] = request.rank_inputs(search(inputs["search"]))
+    files = []
+    for name, given in inputs.items():
+        torch.save(given, tmp_path / f"{name}.in.pt")
+        files += [
+            folder / f"model.{name}.pt",
+            *(tmp_path / f"{name}.{x}.pt" for x in ("in", "out")),
+        ]
+    command = [sys.executable, "-W", "ignore", "-c", ALONE, *files]
+    subprocess.run(command, check=True, capture_output=True)
     for name, program in (("search", search), ("rank", rank)):
-        torch.save(inputs[name], tmp_path / "in.pt")
-        files = [folder / f"model.{name}.pt", tmp_path / "in.pt", tmp_path / "out.pt"]
-        command = [sys.executable, "-W", "ignore", "-c", ALONE, *files]
-        subprocess.run(command, check=True, capture_output=True)
-        assert torch.equal(torch.load(tmp_path / "out.pt"), program(inputs[name]))
+        assert torch.equal(torch.load(tmp_path / f"{name}.out.pt"), program(inputs[name]))
 
 
 def broken_search(query, key, bias, keep):
