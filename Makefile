@@ -13,10 +13,8 @@ run: .venv/installed
 	$(BIN)/python -m recemb export $(RUN)/fit/checkpoints/best.ckpt --run $(RUN)/export
 	@echo; $(BIN)/python -m recemb show $(RUN)
 
-# In the order of the folders: tests of the command line, which take longest, begin, and what is left for
-# the end is short. By default files of many tests come first.
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 15
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --durations 15
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
