@@ -114,15 +114,15 @@ def count_bytes(axes: Any, log: bool) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: human_bytes(int(value)).replace(".00", ""))
 
 
-def worst_shown(front: Sequence[float], others: Sequence[float]) -> float:
+def worst_shown(front: Sequence[float], trials: Sequence[float]) -> float:
     """Return the largest cost that is drawn where it is, so that poor trials hide no front.
 
     Args:
         front: Costs along the front and of the full model.
-        others: Costs of the other trials.
+        trials: Costs of all trials.
 
     Returns:
-        The worst of all, or of the front and as far again below it.
+        The worst of all, or the front's worst and as far again as that is from its best.
 
     Example:
         >>> worst_shown([1.0, 2.0], [2.5, 2.8, 90.0])
@@ -132,7 +132,7 @@ def worst_shown(front: Sequence[float], others: Sequence[float]) -> float:
     """
     worst = max(front)
     edge = 2 * worst - min(front) if worst > min(front) else math.inf
-    return min(edge, max([worst, *others]))
+    return min(edge, max([worst, *trials]))
 
 
 def draw_front(gallery: Gallery, study: StudyContent, name: str, label: str) -> None:
@@ -147,20 +147,19 @@ def draw_front(gallery: Gallery, study: StudyContent, name: str, label: str) -> 
     shown = {one.number: (study.value(one, label), quality.cost(one.values[0])) for one in front}
 
     along = [one.values[0] for one in front] + ([full["quality"]] if full else [])
-    edge = worst_shown(
-        [quality.cost(value) for value in along], [quality.cost(one.values[0]) for one in done]
-    )
-    beyond = {one.number for one in done if quality.cost(one.values[0]) > edge}
-    out, worse = ("v", "below") if quality.mode == "max" else ("^", "above")
+    costs = {one.number: quality.cost(one.values[0]) for one in done}
+    edge = worst_shown([quality.cost(value) for value in along], list(costs.values()))
+    beyond = {number for number, cost in costs.items() if cost > edge}
+    arrow, worse = ("v", "below") if quality.mode == "max" else ("^", "above")
 
     def paint(figure: Any, axes: Any) -> None:
         line = [(shown[key][0], quality.cost(shown[key][1])) for key in outermost(shown)]
         axes.step(*zip(*line, strict=True), where="post", color=ACCENT, lw=1.5, alpha=0.5)
         for one in done:
-            hidden = one.number in beyond
-            place = study.value(one, label), quality.cost(edge) if hidden else one.values[0]
+            # The cost of a cost is the value.
+            place = study.value(one, label), quality.cost(min(costs[one.number], edge))
             color = ACCENT if one.number in on_front else GREY
-            mark = out if hidden else "o"
+            mark = arrow if one.number in beyond else "o"
             (dot,) = axes.plot(*place, mark, color=color, ms=7, mec="white", mew=0.8)
             dot.set_gid(f"trial-{one.number}")
             if one.number == chosen:
@@ -178,7 +177,7 @@ def draw_front(gallery: Gallery, study: StudyContent, name: str, label: str) -> 
         axes.plot([], [], "o-", color=ACCENT, label="front")
         axes.plot([], [], "o", color=GREY, label="other trials")
         if beyond:
-            axes.plot([], [], out, color=GREY, label=f"{len(beyond)} further {worse}")
+            axes.plot([], [], arrow, color=GREY, label=f"{len(beyond)} further {worse}")
         if label == "bytes":
             count_bytes(axes, log=True)
         axes.set_xlabel(AXES[label])
