@@ -20,11 +20,11 @@ from pathlib import Path
 import polars as pl
 
 from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import cache_root, data_root, fingerprint, one_line
+from data.files import cache_root, data_root, fingerprint
 from data.long_histories import Log, Protocol, read_log, write_rows
 from data.prepared import Prepared
 from recemb.errors import RecembError
-from recemb.files import whole_folder
+from recemb.files import one_line, whole_folder
 
 FORMAT = "behaviours-1"
 """Names what is written; it changes with the content, so no stale folder is read."""

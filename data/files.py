@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recemb.errors import RecembError
-from recemb.files import whole_file
+from recemb.files import one_line, whole_file
 
 ROW_GROUP = 65_536
 PROGRESS_ROWS = 1_000_000
@@ -143,8 +143,3 @@ def _csv_as_parquet(path: Path) -> Path:
     except pl.exceptions.PolarsError as error:
         raise RecembError(f"{path}: not a readable CSV file ({one_line(error)})") from error
     return target
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's message on one line, short."""
-    return " ".join(str(error).split())[:160]

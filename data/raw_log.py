@@ -12,10 +12,10 @@ import polars as pl
 import polars_hash
 from tqdm import tqdm
 
-from data.files import PROGRESS_ROWS, ROW_GROUP, one_line
+from data.files import PROGRESS_ROWS, ROW_GROUP
 from data.tabular import STAGES
 from recemb.errors import RecembError
-from recemb.files import whole_folder
+from recemb.files import one_line, whole_folder
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 BYTES_PER_ROW = 100

@@ -1,10 +1,72 @@
-"""Write files and folders whole or not at all: under a temporary name first, then one rename."""
+"""Files: what users have is read, and what they get is written, behind one boundary each.
+
+Files and folders are written whole or not at all: under a temporary name first, then one rename.
+"""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import polars as pl
+
+from recemb.errors import RecembError
+
+
+@contextmanager
+def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever a library raises while it parses a user's file into one clear error.
+
+    Damaged bytes can raise anything in a parser, so the block must hold the parser's call alone:
+    a fault of our own in it would pass for the user's.
+
+    Args:
+        path: The file or folder, as the user named it.
+        what: What it should be, such as ``parquet file``.
+        remedy: What the user can do; it ends the message.
+
+    Raises:
+        RecembError: If the block raises anything but a :class:`RecembError`.
+
+    Example:
+        >>> with reading(Path("old.json"), "JSON file", "write it again"):
+        ...     raise KeyError("tables")
+        Traceback (most recent call last):
+            ...
+        recemb.errors.RecembError: old.json: not a readable JSON file ('tables'); write it again
+    """
+    try:
+        yield
+    except (RecembError, MemoryError):
+        raise
+    # A panic of polars is no Exception.
+    except (Exception, pl.exceptions.PanicException) as error:
+        raise RecembError(f"{path}: not a readable {what} ({one_line(error)}); {remedy}") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a refusal of the system to write (full, read-only, not permitted) into one clear error.
+
+    Args:
+        path: The file or folder that is written, as the user named it.
+
+    Raises:
+        RecembError: If the block raises an :class:`OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RecembError(
+            f"{path}: cannot be written ({error.strerror or one_line(error)}); make room there, "
+            "allow writing, or name another place"
+        ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line, short; its type where it has none."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 @contextmanager
