@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from data.columns import IdColumn
-from data.files import cache_root, data_root, fingerprint
+from data.files import cache_root, find, fingerprint
 from data.prepared import Prepared
 from data.raw_log import scan_log, write_log
 
@@ -68,7 +68,7 @@ class Avazu(Prepared):
     """Avazu's impressions, prepared on first use into the cache folder.
 
     Args:
-        source: The raw file (see :func:`prepare`), under the folder that ``$RECEMB_DATA`` names.
+        source: The raw file (see :func:`prepare`), in the current folder or ``$RECEMB_DATA``.
         min_count: Values seen less often in training are unknown.
         batch_size: Samples per training batch.
         eval_batch_size: Samples per batch of the other stages.
@@ -84,7 +84,7 @@ class Avazu(Prepared):
         eval_batch_size: int = 8192,
         seed: int = 1,
     ) -> None:
-        self.source = data_root() / Path(source).expanduser()
+        self.source = Path(source)
         names = (*TIMES, *INTEGERS, *TEXTS)
         super().__init__(
             folder=str(cache_root()),
@@ -97,4 +97,4 @@ class Avazu(Prepared):
 
     def prepare_data(self) -> None:
         """Write the prepared files unless they are there."""
-        self.folder = prepare(self.source, cache_root())
+        self.folder = prepare(find(self.source), cache_root())

@@ -11,8 +11,8 @@ from pathlib import Path
 import polars as pl
 
 from data.columns import AttributeFile, ListColumn
-from data.files import cache_root, data_root
-from data.sequences import FORMAT, ITEMS, SequenceData, leave_one_out, require_files, write_parts
+from data.files import cache_root, find_raw
+from data.sequences import FORMAT, ITEMS, SequenceData, leave_one_out, write_parts
 
 
 def prepare(source: Path, folder: Path, max_length: int) -> Path:
@@ -29,7 +29,7 @@ def prepare(source: Path, folder: Path, max_length: int) -> Path:
     target = folder / f"beauty-{FORMAT}-{max_length}"
     if not target.is_dir():
         names = ("Beauty.parquet", "Beauty_item2attributes.parquet")
-        require_files(source, names, "Amazon Beauty")
+        source = find_raw(source, names, "Amazon Beauty")
         lists = pl.read_parquet(source / names[0])["items"]
         write_parts(leave_one_out(lists, max_length), pl.read_parquet(source / names[1]), target)
     return target
@@ -39,7 +39,8 @@ class Beauty(SequenceData):
     """Amazon Beauty, prepared on first use into the cache folder.
 
     Args:
-        source: Folder of the raw files; by default ``beauty`` under ``$RECEMB_DATA``.
+        source: Folder of the raw files, in the current folder or ``$RECEMB_DATA``; by default
+            ``beauty``.
         max_length: Keep the last so many items of a history.
         batch_size: Sequences per training batch.
         eval_batch_size: Rows per batch of the other stages.
@@ -55,7 +56,7 @@ class Beauty(SequenceData):
         eval_batch_size: int = 1024,
         seed: int = 1,
     ) -> None:
-        self.source = Path(source).expanduser() if source else data_root() / "beauty"
+        self.source = Path(source or "beauty")
         super().__init__(
             folder=cache_root(),
             attributes=AttributeFile(path=ITEMS, key="item", lists={"attributes": ListColumn()}),

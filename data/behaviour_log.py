@@ -20,7 +20,7 @@ from pathlib import Path
 import polars as pl
 
 from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import cache_root, data_root, fingerprint
+from data.files import cache_root, find, fingerprint
 from data.long_histories import Log, Protocol, read_log, write_rows
 from data.prepared import Prepared
 from recemb.errors import RecembError
@@ -39,8 +39,8 @@ class BehaviourLog(Prepared):
     ``category`` of an item; and, raw, ``history_seconds`` (before the target).
 
     Args:
-        source: The file (.csv, .tsv or .parquet), absolute or relative to ``$RECEMB_DATA``. Ids and
-            times are integers.
+        source: The file (.csv, .tsv or .parquet), in the current folder or ``$RECEMB_DATA``. Ids
+            and times are integers.
         names: Columns of a text file without a header, in order.
         columns: Names in the file of ``user``, ``item``, ``time``, ``category`` and ``behaviour``,
             as far as they differ; null for a category or behaviour that the file does not have.
@@ -70,7 +70,7 @@ class BehaviourLog(Prepared):
         eval_batch_size: int = 2048,
         seed: int = 1,
     ) -> None:
-        self.source = data_root() / Path(source).expanduser()
+        self.source = find(source)
         self.names = names
         self.roles = check_roles(columns or {})
         self.behaviours = behaviours
@@ -100,11 +100,6 @@ class BehaviourLog(Prepared):
 
     def _name(self) -> str:
         """Return the folder's name: the format, the file's state and the settings of the rows."""
-        if not self.source.is_file():
-            raise RecembError(
-                f"{self.source}: there is no such file; put it under the folder that RECEMB_DATA "
-                "names, or point data.source at it"
-            )
         own = [self.names, self.roles, self.behaviours, self.seconds, asdict(self.protocol)]
         settings = hashlib.sha256(repr(own).encode()).hexdigest()[:8]
         return f"{FORMAT}-{fingerprint(self.source)}-{settings}"

@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 import torch
 
 from data.columns import AttributeFile, Columns, IdColumn, ListColumn
-from data.files import ROW_GROUP, TableFile, cache_root, data_root, fingerprint
+from data.files import ROW_GROUP, TableFile, cache_root, find, fingerprint
 from data.held_out import PARTS
 from data.pair_sources import Baskets, Relations, basket_parts, related
 from data.prepared import Prepared
@@ -134,7 +134,7 @@ class Complements(Prepared):
     def prepare_data(self) -> None:
         """Write the files unless they are there for these settings."""
         files = {
-            name: TableFile(data_root() / Path(one.path).expanduser())
+            name: TableFile(find(one.path))
             for name, one in (
                 ("baskets", self.baskets),
                 ("relations", self.relations),

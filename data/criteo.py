@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from data.columns import IdColumn, NumberColumn
-from data.files import cache_root, data_root, fingerprint
+from data.files import cache_root, find, fingerprint
 from data.prepared import Prepared
 from data.raw_log import scan_log, write_log
 
@@ -71,7 +71,7 @@ class Criteo(Prepared):
     """Criteo's impressions, prepared on first use into the cache folder.
 
     Args:
-        source: The raw file (see :func:`prepare`), under the folder that ``$RECEMB_DATA`` names.
+        source: The raw file (see :func:`prepare`), in the current folder or ``$RECEMB_DATA``.
         min_count: Categories seen less often in training are unknown.
         batch_size: Samples per training batch.
         eval_batch_size: Samples per batch of the other stages.
@@ -87,7 +87,7 @@ class Criteo(Prepared):
         eval_batch_size: int = 8192,
         seed: int = 1,
     ) -> None:
-        self.source = data_root() / Path(source).expanduser()
+        self.source = Path(source)
         super().__init__(
             folder=str(cache_root()),
             label="label",
@@ -100,4 +100,4 @@ class Criteo(Prepared):
 
     def prepare_data(self) -> None:
         """Write the prepared files unless they are there."""
-        self.folder = prepare(self.source, cache_root())
+        self.folder = prepare(find(self.source), cache_root())

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import polars as pl
 
-from data.files import cache_root, data_root
+from data.files import cache_root, find_raw
 from data.held_out import rows_of_side
 from data.sequences import (
     FORMAT,
     SequenceData,
     prefixes,
-    require_files,
     training_rows,
     write_parts,
 )
@@ -39,7 +38,7 @@ def prepare(source: Path, folder: Path, max_length: int) -> Path:
     target = folder / f"diginetica-{FORMAT}-{max_length}"
     if not target.is_dir():
         names = ("train_sessions.parquet", "test.parquet")
-        require_files(source, names, "Diginetica")
+        source = find_raw(source, names, "Diginetica")
         sessions = pl.read_parquet(source / names[0])["session"]
         held = rows_of_side(VALIDATION_SHARE, True, 0, len(sessions)).numpy()
         kept = rows_of_side(VALIDATION_SHARE, False, 0, len(sessions)).numpy()
@@ -57,7 +56,8 @@ class Diginetica(SequenceData):
     """Diginetica, prepared on first use into the cache folder.
 
     Args:
-        source: Folder of the raw files; by default ``diginetica`` under ``$RECEMB_DATA``.
+        source: Folder of the raw files, in the current folder or ``$RECEMB_DATA``; by default
+            ``diginetica``.
         max_length: Keep the last so many items of a session.
         batch_size: Sessions per training batch.
         eval_batch_size: Rows per batch of the other stages.
@@ -73,7 +73,7 @@ class Diginetica(SequenceData):
         eval_batch_size: int = 1024,
         seed: int = 1,
     ) -> None:
-        self.source = Path(source).expanduser() if source else data_root() / "diginetica"
+        self.source = Path(source or "diginetica")
         super().__init__(
             folder=cache_root(),
             attributes=None,

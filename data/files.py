@@ -1,9 +1,10 @@
 """Files: parquet and CSV as a sequence of row groups, one of which is in memory at a time.
 
-Every error names the file and, where it is about content, the column and the row (counted from 0,
-without a CSV's header).
+Every error names the file and, where it is about content, the column and the place: the line of a
+text file (its header is line 1), the row of a parquet file (counted from 0).
 """
 
+import csv
 import hashlib
 import os
 from collections.abc import Sequence
@@ -15,21 +16,41 @@ import pyarrow.parquet as pq
 
 from recemb.errors import RecembError
 from recemb.files import one_line, whole_file
+from recemb.paths import data_root as data_root
+from recemb.paths import find as find
 
 ROW_GROUP = 65_536
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 PROGRESS_ROWS = 1_000_000
 """Files with fewer rows are read too fast for a progress bar to be of use."""
-
-
-def data_root() -> Path:
-    """Return the folder of raw data sets: ``$RECEMB_DATA``, or ``~/.cache/recemb`` without it."""
-    return Path(os.environ.get("RECEMB_DATA") or Path.home() / ".cache" / "recemb")
 
 
 def cache_root() -> Path:
     """Return where prepared files go: ``$RECEMB_CACHE``, or ``~/.cache/recemb/prepared``."""
     default = Path.home() / ".cache" / "recemb" / "prepared"
     return Path(os.environ.get("RECEMB_CACHE") or default)
+
+
+def find_raw(source: Path, names: Sequence[str], what: str) -> Path:
+    """Return the folder of a published data set, which holds all files of ``names``.
+
+    Args:
+        source: As :func:`recemb.paths.find` takes it.
+        names: Of its files.
+        what: The data set's name.
+
+    Raises:
+        RecembError: If one of the files is missing; the message says where it was looked for.
+    """
+    missing = f"{what} is not there"
+    folder = find(source, *names, missing=missing)
+    for name in names:
+        if not (folder / name).is_file():
+            raise RecembError(
+                f"{folder / name}: {missing}; put it under the folder that RECEMB_DATA names, or "
+                "point data.source at it"
+            )
+    return folder
 
 
 class TableFile:
@@ -117,9 +138,34 @@ class TableFile:
                 f"{self.path}: cannot be read to its end ({one_line(error)}); write it again"
             ) from error
 
+    def place(self, row: int) -> str:
+        """Return where a row is, as errors say it: ``line 23`` of a text file, else ``row 21``.
+
+        Args:
+            row: Counted from 0, without a header.
+        """
+        return line_of(self.path, row) if self.is_text else f"row {row}"
+
     def first_row(self, group: int) -> int:
         """Return the number of the first row of a row group."""
         return sum(self.group_sizes[:group])
+
+
+def line_of(path: Path, row: int, *, has_header: bool = True) -> str:
+    """Return where a row of a text file begins: ``line 23``, counted from 1.
+
+    Cells in quotes may hold line ends, so the file is read up to the row; only errors need it.
+
+    Args:
+        path: The text file.
+        row: Counted from 0, without the header.
+        has_header: Whether the first line is one.
+    """
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        lines = csv.reader(file, delimiter=SEPARATORS[path.suffix])
+        for _ in range(row + has_header):
+            next(lines, None)
+        return f"line {lines.line_num + 1}"
 
 
 def fingerprint(path: Path) -> str:
@@ -134,7 +180,7 @@ def _csv_as_parquet(path: Path) -> Path:
     target = cache_root() / "csv" / f"{path.stem}-{fingerprint(path)}.parquet"
     if target.is_file():
         return target
-    separator = "\t" if path.suffix == ".tsv" else ","
+    separator = SEPARATORS[path.suffix]
     try:
         with whole_file(target) as temporary:
             pl.scan_csv(path, separator=separator, infer_schema_length=10_000).sink_parquet(

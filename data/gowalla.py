@@ -15,9 +15,8 @@ al., "Neural Graph Collaborative Filtering", SIGIR 2019, arXiv:1905.08108.
 
 from pathlib import Path
 
-from data.files import TableFile, cache_root, data_root
+from data.files import TableFile, cache_root, find_raw
 from data.interactions import FORMAT, InteractionData, TrainOn, read_pairs, write_parts
-from data.sequences import require_files
 
 VALIDATION_SHARE = 0.2
 
@@ -36,7 +35,7 @@ def prepare(source: Path, folder: Path, train_on: TrainOn) -> Path:
     target = folder / f"gowalla-{FORMAT}-last-fifth-{train_on}"
     if not target.is_dir():
         names = ("train.parquet", "test.parquet")
-        require_files(source, names, "Gowalla")
+        source = find_raw(source, names, "Gowalla")
         given, test = (
             read_pairs(TableFile(source / name), "user", "item", None, is_in_order=True)
             for name in names
@@ -49,7 +48,8 @@ class Gowalla(InteractionData):
     """Gowalla, prepared on first use into the cache folder.
 
     Args:
-        source: Folder of the raw files; by default ``gowalla`` under ``$RECEMB_DATA``.
+        source: Folder of the raw files, in the current folder or ``$RECEMB_DATA``; by default
+            ``gowalla``.
         train_on: ``train``: the last fifth of each user's training pairs is validation; ``all``:
             they are training, and the last epoch is tested.
         batch_size: Pairs per training batch.
@@ -66,7 +66,7 @@ class Gowalla(InteractionData):
         eval_batch_size: int = 65_536,
         seed: int = 1,
     ) -> None:
-        self.source = Path(source).expanduser() if source else data_root() / "gowalla"
+        self.source = Path(source or "gowalla")
         super().__init__(
             folder=cache_root(),
             train_on=train_on,

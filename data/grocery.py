@@ -7,10 +7,11 @@ Source: McAuley, Pandey and Leskovec, "Inferring Networks of Substitutable and C
 Products", KDD 2015, arXiv:1506.08839; files as in ReChorus (Wang et al.).
 """
 
+from pathlib import Path
+
 from data.complements import Complements, Sources
-from data.files import data_root
+from data.files import find_raw
 from data.pair_sources import Baskets, Relations
-from data.sequences import require_files
 from data.synthetic_pairs import Synthetic
 
 DAY = 86_400
@@ -76,5 +77,5 @@ class Grocery(Complements):
 
     def prepare_data(self) -> None:
         """Write the prepared files unless they are there."""
-        require_files(data_root() / "grocery", ("train.parquet", "item_meta.parquet"), "Grocery")
+        find_raw(Path("grocery"), ("train.parquet", "item_meta.parquet"), "Grocery")
         super().prepare_data()

@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import ROW_GROUP, TableFile, cache_root, data_root, fingerprint
+from data.files import ROW_GROUP, TableFile, cache_root, find, fingerprint
 from data.prepared import Prepared
 from data.tabular import STAGES
 from recemb.errors import RecembError
@@ -81,7 +81,7 @@ class Interactions(InteractionData):
     """Any file with one row per (user, item), and perhaps a time.
 
     Args:
-        source: Parquet or CSV file, absolute or under the folder that ``$RECEMB_DATA`` names.
+        source: Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``.
         test: A file of test pairs with the same columns; without it, test is cut from ``source``.
         user: Column of user ids.
         item: Column of item ids.
@@ -114,8 +114,8 @@ class Interactions(InteractionData):
         for name, share in (("validation_share", validation_share), ("test_share", test_share)):
             if not 0 < share < 1:
                 raise RecembError(f"data: {name} must be above 0 and below 1, got {share}")
-        self.source = data_root() / Path(source).expanduser()
-        self.test_source = data_root() / Path(test).expanduser() if test else None
+        self.source = Path(source)
+        self.test_source = Path(test) if test else None
         self.named = (user, item, time)
         self.shares = (validation_share, test_share)
         super().__init__(
@@ -129,11 +129,11 @@ class Interactions(InteractionData):
     def prepare_data(self) -> None:
         """Write the files unless they are there for these settings."""
         settings = f"{self.named}{self.shares}{self.train_on}"
-        file = TableFile(self.source)
-        test = TableFile(self.test_source) if self.test_source else None
+        file = TableFile(find(self.source))
+        test = TableFile(find(self.test_source)) if self.test_source else None
         settings += fingerprint(test.path) if test else ""
         name = hashlib.sha256(settings.encode()).hexdigest()[:8]
-        target = cache_root() / f"{self.source.stem}-{FORMAT}-{fingerprint(self.source)}-{name}"
+        target = cache_root() / f"{file.path.stem}-{FORMAT}-{fingerprint(file.path)}-{name}"
         if not target.is_dir():
             given = read_pairs(file, *self.named)
             if test is None:

@@ -7,17 +7,15 @@ parquet files and ``movies.parquet`` (what is known of a movie) with the columns
 Source: Harper and Konstan, "The MovieLens Datasets", ACM TiiS 2015.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import ROW_GROUP, cache_root, data_root
+from data.files import ROW_GROUP, cache_root, find_raw
 from data.prepared import Prepared
 from data.tabular import STAGES
-from recemb.errors import RecembError
 from recemb.files import whole_folder
 
 HISTORY_LENGTH = 50
@@ -43,7 +41,9 @@ def prepare(source: Path, folder: Path) -> Path:
     target = folder / f"movielens1m-{FORMAT}"
     if target.is_dir():
         return target
-    require_source(source, ("ratings", "users", "movies"))
+    source = find_raw(
+        source, ("ratings.parquet", "users.parquet", "movies.parquet"), "MovieLens-1M"
+    )
     rows = label_and_split(pl.read_parquet(source / "ratings.parquet"))
     rows = rows.join(pl.read_parquet(source / "users.parquet"), on="user", maintain_order="left")
     rows = rows.with_columns(history_movie=histories(rows))
@@ -53,16 +53,6 @@ def prepare(source: Path, folder: Path) -> Path:
             new / "movies.parquet"
         )
     return target
-
-
-def require_source(source: Path, names: Sequence[str]) -> None:
-    """Raise a :class:`RecembError` naming the first raw file that is not in ``source``."""
-    for name in names:
-        if not (source / f"{name}.parquet").is_file():
-            raise RecembError(
-                f"{source / name}.parquet: MovieLens-1M is not there; put it under the folder that "
-                "RECEMB_DATA names, or point data.source at it"
-            )
 
 
 def write_parts(rows: pl.DataFrame, folder: Path) -> None:
@@ -133,7 +123,8 @@ class MovieLens1M(Prepared):
         categorical: Columns with one id per row.
         lists: Columns with a list of ids per row.
         attributes: What is known of a movie.
-        source: Folder of the raw files; by default ``ml-1m`` under ``$RECEMB_DATA``.
+        source: Folder of the raw files, in the current folder or ``$RECEMB_DATA``; by default
+            ``ml-1m``.
         batch_size: Samples per training batch.
         eval_batch_size: Samples per batch of the other stages.
         seed: Of the order of the training rows.
@@ -151,7 +142,7 @@ class MovieLens1M(Prepared):
         eval_batch_size: int = 8192,
         seed: int = 1,
     ) -> None:
-        self.source = Path(source) if source else data_root() / "ml-1m"
+        self.source = Path(source or "ml-1m")
         super().__init__(
             folder=str(cache_root() / f"movielens1m-{FORMAT}"),
             label=label,

@@ -15,9 +15,8 @@ from pathlib import Path
 import polars as pl
 
 from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import cache_root, data_root
+from data.files import cache_root, find_raw
 from data.long_histories import Log, Protocol, read_log, write_rows
-from data.movielens import require_source
 from data.prepared import Prepared
 from recemb.files import whole_folder
 
@@ -43,7 +42,7 @@ def prepare(source: Path, folder: Path, protocol: Protocol = PROTOCOL) -> Path:
     if target.is_dir():
         return target
     protocol.check()
-    require_source(source, ("ratings", "movies"))
+    source = find_raw(source, ("ratings.parquet", "movies.parquet"), "MovieLens-1M")
     ratings = pl.read_parquet(source / "ratings.parquet", columns=["user", "movie", "pos"])
     behaviours = ratings.rename({"movie": "item", "pos": "time"})
     log = read_log(behaviours, str(source / "ratings.parquet"), protocol.min_behaviours)
@@ -77,7 +76,8 @@ class MovieLensLong(Prepared):
     ``category`` of an item.
 
     Args:
-        source: Folder of the raw files; by default ``ml-1m`` under ``$RECEMB_DATA``.
+        source: Folder of the raw files, in the current folder or ``$RECEMB_DATA``; by default
+            ``ml-1m``.
         history_length: Behaviours of the longest history.
         targets: Training targets per user at most.
         batch_size: Samples per training batch.
@@ -95,7 +95,7 @@ class MovieLensLong(Prepared):
         eval_batch_size: int = 2048,
         seed: int = 1,
     ) -> None:
-        self.source = Path(source) if source else data_root() / "ml-1m"
+        self.source = Path(source or "ml-1m")
         self.protocol = replace(PROTOCOL, history_length=history_length, targets=targets)
         super().__init__(
             folder=str(cache_root() / name_of(self.protocol)),

@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 
 from data.columns import IdColumn
-from data.files import cache_root, data_root
-from data.movielens import require_source, write_parts
+from data.files import cache_root, find_raw
+from data.movielens import write_parts
 from data.prepared import Prepared
 from data.tabular import STAGES
 from recemb.files import whole_folder
@@ -37,7 +37,7 @@ def prepare(source: Path, folder: Path) -> Path:
     target = folder / f"movielens1m-{FORMAT}"
     if target.is_dir():
         return target
-    require_source(source, ("ratings",))
+    source = find_raw(source, ("ratings.parquet",), "MovieLens-1M")
     rows = split(pl.read_parquet(source / "ratings.parquet"))
     with whole_folder(target) as new:
         write_parts(rows, new)
@@ -66,7 +66,8 @@ class MovieLensRatingPrediction(Prepared):
     """Ratings of 1 to 5 by user and movie, prepared on first use into the cache folder.
 
     Args:
-        source: Folder of the raw files; by default ``ml-1m`` under ``$RECEMB_DATA``.
+        source: Folder of the raw files, in the current folder or ``$RECEMB_DATA``; by default
+            ``ml-1m``.
         batch_size: Samples per training batch.
         eval_batch_size: Samples per batch of the other stages.
         seed: Of the order of the training rows; the split has a fixed one of its own.
@@ -80,7 +81,7 @@ class MovieLensRatingPrediction(Prepared):
         eval_batch_size: int = 8192,
         seed: int = 1,
     ) -> None:
-        self.source = Path(source) if source else data_root() / "ml-1m"
+        self.source = Path(source or "ml-1m")
         super().__init__(
             folder=str(cache_root() / f"movielens1m-{FORMAT}"),
             label="rating",

@@ -20,8 +20,8 @@ import numpy as np
 import polars as pl
 
 from data.columns import IdColumn
-from data.files import cache_root, data_root
-from data.movielens import require_source, write_parts
+from data.files import cache_root, find_raw
+from data.movielens import write_parts
 from data.prepared import Prepared
 from data.tabular import STAGES
 from recemb.files import whole_folder
@@ -46,7 +46,7 @@ def prepare(source: Path, folder: Path) -> Path:
     target = folder / f"movielens1m-{FORMAT}"
     if target.is_dir():
         return target
-    require_source(source, ("ratings", "users"))
+    source = find_raw(source, ("ratings.parquet", "users.parquet"), "MovieLens-1M")
     rows = label_and_split(pl.read_parquet(source / "ratings.parquet"))
     rows = rows.join(pl.read_parquet(source / "users.parquet"), on="user", maintain_order="left")
     with whole_folder(target) as new:
@@ -79,7 +79,8 @@ class MovieLensRatings(Prepared):
     """The benchmark's rows and its 13,177 ids, prepared on first use into the cache folder.
 
     Args:
-        source: Folder of the raw files; by default ``ml-1m`` under ``$RECEMB_DATA``.
+        source: Folder of the raw files, in the current folder or ``$RECEMB_DATA``; by default
+            ``ml-1m``.
         batch_size: Samples per training batch.
         eval_batch_size: Samples per batch of the other stages.
         seed: Of the order of the training rows; the split has a fixed one of its own.
@@ -95,7 +96,7 @@ class MovieLensRatings(Prepared):
         seed: int = 1,
         raw: bool = False,
     ) -> None:
-        self.source = Path(source) if source else data_root() / "ml-1m"
+        self.source = Path(source or "ml-1m")
         column = IdColumn(raw=True) if raw else IdColumn(unknown="error")
         super().__init__(
             folder=str(cache_root() / f"movielens1m-{FORMAT}"),

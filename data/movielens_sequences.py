@@ -11,9 +11,9 @@ from pathlib import Path
 import polars as pl
 
 from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import cache_root, data_root
+from data.files import cache_root, find_raw
 from data.movielens import describe_movies
-from data.sequences import FORMAT, ITEMS, SequenceData, leave_one_out, require_files, write_parts
+from data.sequences import FORMAT, ITEMS, SequenceData, leave_one_out, write_parts
 
 
 def prepare(source: Path, folder: Path, max_length: int) -> Path:
@@ -30,7 +30,7 @@ def prepare(source: Path, folder: Path, max_length: int) -> Path:
     target = folder / f"movielens1m-{FORMAT}-{max_length}"
     if not target.is_dir():
         names = ("sequences_5core.parquet", "movies.parquet")
-        require_files(source, names, "MovieLens-1M")
+        source = find_raw(source, names, "MovieLens-1M")
         lists = pl.read_parquet(source / names[0])["items"]
         movies = describe_movies(pl.read_parquet(source / names[1])).rename({"movie": "item"})
         write_parts(leave_one_out(lists, max_length), movies, target)
@@ -41,7 +41,8 @@ class MovieLensSequences(SequenceData):
     """MovieLens-1M's sequences, prepared on first use into the cache folder.
 
     Args:
-        source: Folder of the raw files; by default ``ml-1m`` under ``$RECEMB_DATA``.
+        source: Folder of the raw files, in the current folder or ``$RECEMB_DATA``; by default
+            ``ml-1m``.
         max_length: Keep the last so many movies of a history; longer training sequences are cut in
             pieces.
         batch_size: Sequences per training batch.
@@ -58,7 +59,7 @@ class MovieLensSequences(SequenceData):
         eval_batch_size: int = 512,
         seed: int = 1,
     ) -> None:
-        self.source = Path(source).expanduser() if source else data_root() / "ml-1m"
+        self.source = Path(source or "ml-1m")
         super().__init__(
             folder=cache_root(),
             attributes=AttributeFile(

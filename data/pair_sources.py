@@ -27,7 +27,7 @@ class Baskets:
     """A file of events: which item came into which basket (or session), and when."""
 
     path: str
-    """Parquet or CSV file, absolute or under the folder that ``$RECEMB_DATA`` names."""
+    """Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``."""
     basket: str = "basket"
     """Column that says whose event it is: a basket, a session or a user."""
     item: str = "item"
@@ -58,7 +58,7 @@ class Relations:
     """A file with one row per item: what else was bought, and what was looked at instead."""
 
     path: str
-    """Parquet file, absolute or under the folder that ``$RECEMB_DATA`` names."""
+    """Parquet file, in the current folder or under ``$RECEMB_DATA``."""
     item: str = "item"
     """Column of item ids."""
     complements: str = "complements"

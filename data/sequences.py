@@ -24,7 +24,7 @@ from typing import Literal
 import polars as pl
 
 from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import ROW_GROUP, TableFile, cache_root, data_root, fingerprint
+from data.files import ROW_GROUP, TableFile, cache_root, find, fingerprint
 from data.prepared import Prepared
 from data.tabular import STAGES
 from recemb.errors import RecembError
@@ -80,7 +80,7 @@ class Sequences(SequenceData):
     """Any file of events: one row per (user or session, item, time).
 
     Args:
-        source: Parquet or CSV file, absolute or under the folder that ``$RECEMB_DATA`` names.
+        source: Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``.
         sequence: Column that says whose event it is.
         item: Column of item ids.
         time: Column of numbers or times that orders the events of a sequence; without it they are
@@ -115,7 +115,7 @@ class Sequences(SequenceData):
         for name, share in (("validation_share", validation_share), ("test_share", test_share)):
             if not 0 < share < 0.5:
                 raise RecembError(f"data: {name} must be above 0 and below 0.5, got {share}")
-        self.source = data_root() / Path(source).expanduser()
+        self.source = Path(source)
         self.named = {"sequence": sequence, "item": item, "time": time}
         self.split = split
         self.shares = (validation_share, test_share)
@@ -132,12 +132,12 @@ class Sequences(SequenceData):
     def prepare_data(self) -> None:
         """Write the files unless they are there for these settings."""
         settings = f"{self.named}{self.split}{self.shares}{self.max_length}{self.given_attributes}"
-        file = TableFile(self.source)
+        file = TableFile(find(self.source))
         described = self.given_attributes
-        items = TableFile(data_root() / Path(described.path).expanduser()) if described else None
+        items = TableFile(find(described.path)) if described else None
         settings += fingerprint(items.path) if items else ""
         name = hashlib.sha256(settings.encode()).hexdigest()[:8]
-        target = cache_root() / f"{self.source.stem}-{FORMAT}-{fingerprint(self.source)}-{name}"
+        target = cache_root() / f"{file.path.stem}-{FORMAT}-{fingerprint(file.path)}-{name}"
         if not target.is_dir():
             lists = read_sequences(file, **self.named)  # type: ignore[arg-type]
             if self.split == "last_items":
@@ -259,13 +259,3 @@ def write_parts(parts: dict[str, pl.DataFrame], items: pl.DataFrame | None, targ
             labelled.write_parquet(new / f"{stage}.parquet", row_group_size=ROW_GROUP)
         if items is not None:
             items.write_parquet(new / ITEMS)
-
-
-def require_files(folder: Path, names: tuple[str, ...], what: str) -> None:
-    """Raise a :class:`RecembError` naming the first raw file that is not in ``folder``."""
-    for name in names:
-        if not (folder / name).is_file():
-            raise RecembError(
-                f"{folder / name}: {what} is not there; put it under the folder that RECEMB_DATA "
-                "names, or point data.source at it"
-            )

@@ -36,7 +36,7 @@ class Vectors:
     """A file of items' vectors."""
 
     path: str
-    """Parquet file, absolute or under the folder that ``$RECEMB_DATA`` names."""
+    """Parquet file, in the current folder or under ``$RECEMB_DATA``."""
     item: str = "item"
     """Column of item ids."""
     vector: str = "vector"

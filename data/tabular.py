@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.columns import AttributeFile, Columns, IdColumn, LabelType, ListColumn, NumberColumn
 from data.encode import Encoder
-from data.files import TableFile
+from data.files import TableFile, find
 from data.held_out import rows_of_side
 from data.loader import Loader
 from data.said import said_schema
@@ -33,7 +33,7 @@ class Tabular(LightningDataModule):
     says that the ids of other files are known too.
 
     Args:
-        folder: Where the files are; ``~`` is the home folder.
+        folder: Where the files are: a folder in the current one, or under ``$RECEMB_DATA``.
         label: Column of 0 and 1, or of numbers.
         categorical: Columns with one id per row, by feature name.
         lists: Columns with a list of ids per row, by feature name.
@@ -88,7 +88,7 @@ class Tabular(LightningDataModule):
         if validation is None and "validation" in known_from:
             raise RecembError("data: known_from names 'validation', of which there is no file")
         self.known_from = known_from
-        self.folder = Path(folder).expanduser()
+        self.folder = Path(folder)
         self.columns = Columns(
             label=label,
             label_type=label_type,
@@ -114,7 +114,7 @@ class Tabular(LightningDataModule):
 
     def _read(self, columns: Columns, attributes: AttributeFile | None) -> Schema:
         others = [self.file(stage) for stage in STAGES[1:] if stage in self.known_from]
-        return build_schema(self.file("train"), columns, attributes, self.folder, others)
+        return build_schema(self.file("train"), columns, attributes, self.found_folder, others)
 
     def said_schema(self, num_ids: Mapping[str, int], lengths: Mapping[str, float]) -> Schema:
         """Return the schema with some numbers of ids said; see :func:`data.said.said_schema`."""
@@ -122,7 +122,12 @@ class Tabular(LightningDataModule):
 
     def file(self, stage: str) -> TableFile:
         """Return the file of ``train``, ``validation`` or ``test``."""
-        return TableFile(self.folder / self.paths[stage])
+        return TableFile(self.found_folder / self.paths[stage])
+
+    @property
+    def found_folder(self) -> Path:
+        """Where the files are; see :func:`recemb.paths.find`."""
+        return find(self.folder, *self.paths.values())
 
     @property
     def has_validation(self) -> bool:

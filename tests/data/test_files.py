@@ -222,3 +222,17 @@ def test_late_word_in_a_csv_column_of_integers_names_the_column(tmp_path: Path) 
     (tmp_path / "rows.csv").write_bytes(BAD_CSV["late_word"])
     with pytest.raises(RecembError, match=r"/rows\.csv: .*`x`.*column 'user'"):
         TableFile(tmp_path / "rows.csv")
+
+
+def test_places_are_lines_of_text_files_and_rows_of_parquet(tmp_path: Path) -> None:
+    pl.DataFrame({"a": range(30)}).write_csv(tmp_path / "rows.csv")
+    pl.DataFrame({"a": range(30)}).write_parquet(tmp_path / "rows.parquet")
+    # The header is line 1, so the first row is line 2.
+    assert [TableFile(tmp_path / "rows.csv").place(row) for row in (0, 21)] == ["line 2", "line 23"]
+    assert TableFile(tmp_path / "rows.parquet").place(21) == "row 21"
+
+
+def test_lines_are_those_of_an_editor_though_cells_hold_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('a,b\n1,"x\ny\nz"\n2,p\n3,q\n')
+    file = TableFile(tmp_path / "rows.csv")
+    assert [file.place(row) for row in range(3)] == ["line 2", "line 5", "line 6"]

@@ -6,7 +6,6 @@ from collections import Counter
 import polars as pl
 import pytest
 
-from data.files import data_root
 from data.movielens_rating_prediction import FORMAT, MovieLensRatingPrediction, prepare, split
 from recemb.errors import RecembError
 from tests.data.test_movielens_ratings import ratings
@@ -35,7 +34,6 @@ def test_without_the_files_there_is_one_line(tmp_path) -> None:
 def test_on_the_real_files(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("RECEMB_CACHE", str(tmp_path))
     data = MovieLensRatingPrediction()
-    assert data.source == data_root() / "ml-1m"
     batch = next(iter(data.train_dataloader()))
     assert set(batch.label_B.tolist()) == {1.0, 2.0, 3.0, 4.0, 5.0}
     folder = tmp_path / f"movielens1m-{FORMAT}"
