@@ -1,17 +1,26 @@
 """Files: what users have is read, and what they get is written, behind one boundary each.
 
 Files and folders are written whole or not at all: under a temporary name first, then one rename.
+Temporary names are unique among all machines. While a writer lives it holds a lock file beside what
+it writes; what a dead one left is removed by the next writer of the same path.
 """
 
+import errno
+import fcntl
+import glob
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import polars as pl
 
 from recemb.errors import RecembError
+
+LOCK, PART, ASIDE = ".lock", ".part", ".old"
+"""Ends of the names of what a writer has beside its path: a lock, the new one, the old one."""
 
 
 @contextmanager
@@ -76,34 +85,101 @@ def whole_file(path: Path) -> Iterator[Path]:
     A reader sees the old file or the new one, never a part. On an exception the temporary file is
     removed and ``path`` is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with _temporary(path) as temporary:
         yield temporary
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, stays: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; put it in the place of ``path`` at success.
 
     On an exception the temporary folder is removed and ``path`` is as it was.
+
+    Args:
+        path: The folder.
+        stays: Asked at the end about a folder that is there by then: whether it stays, and the new
+            one is dropped. By default it is replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with _temporary(path) as temporary:
+        temporary.mkdir()
         yield temporary
-        if path.exists():
+        while True:
+            try:
+                os.rename(temporary, path)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            if stays is not None and stays(path):
+                return
             # Aside first: a rename is at once, a removal is not, and a crash may come in between.
-            aside = path.with_name(f".{path.name}.{os.getpid()}.old")
-            os.replace(path, aside)
-            os.replace(temporary, path)
-            shutil.rmtree(aside)
-        else:
-            os.replace(temporary, path)
+            aside = temporary.with_suffix(ASIDE)
+            shutil.rmtree(aside, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                os.rename(path, aside)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` that nobody else has; remove in the end what is left there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path)
+    lock, file = _new_lock(path)
+    try:
+        yield lock.with_suffix(PART)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_left(path, lock)
+        os.close(file)
+
+
+def _new_lock(path: Path) -> tuple[Path, int]:
+    """Return a lock file of a writer of ``path``, and its descriptor, by which it is held."""
+    while True:
+        lock = path.with_name(f".{path.name}.{uuid.uuid4().hex}{LOCK}")
+        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = os.fstat(file).st_nlink > 0
+        except BlockingIOError:
+            is_ours = False
+        except OSError:
+            # Files cannot be locked here: what a dead writer leaves will stay.
+            is_ours = True
+        if is_ours:
+            return lock, file
+        # Another writer came before the lock was held, and took it for left behind.
+        os.close(file)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what writers of ``path`` have left that are no more."""
+    for lock in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 32}{LOCK}"):
+        try:
+            file = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            # Gone by now, or another user's.
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_left(path, lock)
+        except OSError:
+            # Its writer lives, or it may not be removed.
+            continue
+        finally:
+            os.close(file)
+
+
+def _remove_left(path: Path, lock: Path) -> None:
+    """Remove what a writer of ``path`` has beside it, its lock file last."""
+    aside, part = lock.with_suffix(ASIDE), lock.with_suffix(PART)
+    if aside.exists() and not path.exists():
+        # It ended between two renames.
+        with suppress(OSError):
+            os.rename(aside, path)
+    shutil.rmtree(aside, ignore_errors=True)
+    if part.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        part.unlink(missing_ok=True)
+    lock.unlink(missing_ok=True)
