@@ -1,18 +1,18 @@
 """The synthetic click log as a data module: generated on first use, read like any other files."""
 
 import functools
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 
+from data.cache import prepared_folder
 from data.columns import IdColumn, ListColumn, NumberColumn
-from data.files import TableFile, cache_root
-from data.synthetic import LAW_VERSION, SyntheticLog, generate
-from data.tabular import Tabular
+from data.files import cache_root
+from data.prepared import Prepared
+from data.synthetic import LAW, LAW_VERSION, SyntheticLog, generate
 
 
-class SyntheticClicks(Tabular):
+class SyntheticClicks(Prepared):
     """A click log whose best reachable AUC is known.
 
     Args:
@@ -37,10 +37,8 @@ class SyntheticClicks(Tabular):
         seed: int = 1,
     ) -> None:
         self.log_config = log
-        identity = json.dumps({"law": LAW_VERSION, **asdict(log)}, sort_keys=True)
-        name = hashlib.sha256(identity.encode()).hexdigest()[:12]
         super().__init__(
-            folder=str(cache_root() / f"synthetic-{name}"),
+            folder=str(cache_root()),
             label="label",
             categorical=categorical,
             lists=lists,
@@ -53,9 +51,15 @@ class SyntheticClicks(Tabular):
     @functools.cached_property
     def best_auc(self) -> dict[str, float]:
         """The AUC of ranking by the true click probabilities, by split; generates the log."""
-        return generate(self.log_config, Path(self.folder))
+        self.prepare_data()
+        found: dict[str, float] = json.loads((self.folder / LAW).read_text())["bayes_auc"]
+        return found
 
-    def file(self, stage: str) -> TableFile:
-        """Return the file of a stage, generated on first use."""
-        assert self.best_auc
-        return super().file(stage)
+    def prepare_data(self) -> None:
+        """Generate the log unless it is there."""
+
+        def write(folder: Path) -> None:
+            generate(self.log_config, folder)
+
+        kind = f"synthetic-{LAW_VERSION}"
+        self.folder = prepared_folder(cache_root(), kind, [], asdict(self.log_config), write)
