@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from recemb.errors import RecembError
+from recemb.locks import Lock, held
 from recemb.sweep import front
-from recemb.sweep.locks import Lock, held
 from recemb.sweep.objectives import Objective
 from recemb.sweep.rules import Rules
 from recemb.sweep.space import Space

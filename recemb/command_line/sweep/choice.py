@@ -9,8 +9,8 @@ from typing import Any
 from recemb.command_line.sweep.run import Jobs
 from recemb.command_line.sweep.trial import Outcome, record
 from recemb.files import whole_file
+from recemb.locks import held
 from recemb.results import write_results
-from recemb.sweep.locks import held
 from recemb.sweep.objectives import Objective, smallest_within
 from recemb.sweep.trials import COMPLETE, Trial, front_of
 

@@ -18,10 +18,10 @@ from recemb.command_line.plan import PlanningCLI
 from recemb.command_line.train import TrainingCLI, fit, measure
 from recemb.distributed import lost
 from recemb.errors import RecembError
+from recemb.locks import held
 from recemb.monitor import Monitor, monitor_of
 from recemb.results import write_results
 from recemb.serving.latency import latency_ms
-from recemb.sweep.locks import held
 from recemb.sweep.paths import simplified
 from recemb.sweep.team import IS_LOST
 from recemb.sweep.trials import COMPLETE, FAILED, PRUNED, REFUSED
