@@ -13,8 +13,9 @@ from pathlib import Path
 
 import polars as pl
 
+from data.cache import prepared_folder
 from data.columns import IdColumn
-from data.files import cache_root, find, fingerprint
+from data.files import cache_root, find
 from data.prepared import Prepared
 from data.raw_log import scan_log, write_log
 
@@ -27,7 +28,7 @@ INTEGERS = (
     "C19", "C21",
 )  # fmt: skip
 TIMES = ("hour", "weekday", "weekend")
-FORMAT = "1"
+FORMAT = "2"
 """Names what :func:`prepare` writes; it changes with the content, so no stale folder is read."""
 
 RAW: dict[str, type[pl.DataType]] = {
@@ -44,16 +45,17 @@ def prepare(source: Path, folder: Path) -> Path:
 
     Args:
         source: Kaggle's ``train.csv``, or its columns as parquet or TSV.
-        folder: Where prepared data lives; a sub-folder named by format and source is made in it.
+        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
 
     Raises:
         RecembError: If the source is missing or does not hold what it should.
     """
     rows = scan_log(source, RAW)
-    target = folder / f"avazu-{FORMAT}-{fingerprint(source)}"
-    if not target.is_dir():
-        write_log(rows.with_columns(**_times()), source, target)
-    return target
+
+    def write(new: Path) -> None:
+        write_log(rows.with_columns(**_times()), source, new)
+
+    return prepared_folder(folder, f"avazu-{FORMAT}", [source], {}, write)
 
 
 def _times() -> dict[str, pl.Expr]:

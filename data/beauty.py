@@ -8,10 +8,10 @@ Source: the form of Zhou et al., "S3-Rec", CIKM 2020, arXiv:2008.07873; McAuley 
 
 from pathlib import Path
 
-import polars as pl
-
+from data.cache import prepared_folder
 from data.columns import AttributeFile, ListColumn
 from data.files import cache_root, find_raw
+from data.raw_files import read_raw
 from data.sequences import FORMAT, ITEMS, SequenceData, leave_one_out, write_parts
 
 
@@ -20,19 +20,23 @@ def prepare(source: Path, folder: Path, max_length: int) -> Path:
 
     Args:
         source: Holds ``Beauty.parquet`` and ``Beauty_item2attributes.parquet``.
-        folder: Where prepared data lives; a sub-folder named by the format is made in it.
+        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
         max_length: Of histories.
 
     Raises:
         RecembError: If a source file is missing.
     """
-    target = folder / f"beauty-{FORMAT}-{max_length}"
-    if not target.is_dir():
-        names = ("Beauty.parquet", "Beauty_item2attributes.parquet")
-        source = find_raw(source, names, "Amazon Beauty")
-        lists = pl.read_parquet(source / names[0])["items"]
-        write_parts(leave_one_out(lists, max_length), pl.read_parquet(source / names[1]), target)
-    return target
+    names = ("Beauty.parquet", "Beauty_item2attributes.parquet")
+    source = find_raw(source, names, "Amazon Beauty")
+    paths = [source / name for name in names]
+
+    def write(new: Path) -> None:
+        lists = read_raw(paths[0], {"items": "lists"})["items"]
+        items = read_raw(paths[1], {"item": "integers", "attributes": "lists"})
+        write_parts(leave_one_out(lists, max_length), items, new, paths[0])
+
+    settings = {"max_length": max_length}
+    return prepared_folder(folder, f"beauty-{FORMAT}", paths, settings, write)
 
 
 class Beauty(SequenceData):

@@ -13,20 +13,20 @@ Sources: Zhu et al., "Learning Tree-based Deep Model for Recommender Systems", K
 the Tmall repeat buyers prediction, IJCAI 2015.
 """
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
 
+from data.cache import cache_name, prepared_folder
 from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import cache_root, find, fingerprint
+from data.files import cache_root, find
 from data.long_histories import Log, Protocol, read_log, write_rows
 from data.prepared import Prepared
 from recemb.errors import RecembError
-from recemb.files import one_line, whole_folder
+from recemb.files import one_line
 
-FORMAT = "behaviours-1"
+FORMAT = "behaviours-2"
 """Names what is written; it changes with the content, so no stale folder is read."""
 ROLES = ("user", "item", "category", "behaviour", "time")
 NEEDED = ("user", "item", "time")
@@ -84,7 +84,7 @@ class BehaviourLog(Prepared):
         if seconds:
             lists["history_seconds"] = ListColumn(raw=True)
         super().__init__(
-            folder=str(cache_root() / self._name()),
+            folder=str(cache_root() / cache_name(*self._identity())),
             label="label",
             categorical={"item": IdColumn(min_count=min_count)},
             lists=lists,
@@ -98,25 +98,27 @@ class BehaviourLog(Prepared):
             seed=seed,
         )
 
-    def _name(self) -> str:
-        """Return the folder's name: the format, the file's state and the settings of the rows."""
-        own = [self.names, self.roles, self.behaviours, self.seconds, asdict(self.protocol)]
-        settings = hashlib.sha256(repr(own).encode()).hexdigest()[:8]
-        return f"{FORMAT}-{fingerprint(self.source)}-{settings}"
+    def _identity(self) -> tuple[str, list[Path], dict[str, object]]:
+        """Return what names the folder: the format, the file and the settings of the rows."""
+        settings: dict[str, object] = {
+            "names": self.names, "roles": self.roles, "behaviours": self.behaviours,
+            "seconds": self.seconds, "protocol": asdict(self.protocol),
+        }  # fmt: skip
+        return FORMAT, [self.source], settings
 
     def prepare_data(self) -> None:
         """Write the prepared files unless they are there."""
-        if self.folder.is_dir():
-            return
+        self.folder = prepared_folder(cache_root(), *self._identity(), self._write)
+
+    def _write(self, folder: Path) -> None:
         frame = read_behaviours(self.source, self.names, self.roles, self.behaviours)
         log = read_log(frame, str(self.source), self.protocol.min_behaviours)
         if not self.seconds:
             log = Log(log.user_U, log.start_U, log.item_N, None)
-        with whole_folder(self.folder) as new:
-            write_rows(log, self.protocol, new)
-            if "category" in frame.columns:
-                items = frame.group_by("item").agg(pl.col("category").first()).sort("item")
-                items.write_parquet(new / "items.parquet")
+        write_rows(log, self.protocol, folder)
+        if "category" in frame.columns:
+            items = frame.group_by("item").agg(pl.col("category").first()).sort("item")
+            items.write_parquet(folder / "items.parquet")
 
 
 def check_roles(columns: dict[str, str | None]) -> dict[str, str | None]:

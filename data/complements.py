@@ -27,7 +27,7 @@ Files are read and written in parts: what is in memory is the pairs of a part of
 distinct pairs, and the catalogue.
 """
 
-import hashlib
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,8 +35,9 @@ import polars as pl
 import pyarrow.parquet as pq
 import torch
 
+from data.cache import prepared_folder
 from data.columns import AttributeFile, Columns, IdColumn, ListColumn
-from data.files import ROW_GROUP, TableFile, cache_root, find, fingerprint
+from data.files import ROW_GROUP, TableFile, cache_root, find
 from data.held_out import PARTS
 from data.pair_sources import Baskets, Relations, basket_parts, related
 from data.prepared import Prepared
@@ -45,11 +46,10 @@ from data.synthetic_pairs import Synthetic, synthetic_pairs
 from data.tabular import STAGES
 from data.values import as_tensor
 from recemb.errors import RecembError
-from recemb.files import whole_folder
 from recemb.hashing import hash_strings, rows_of
 from recemb.schema import Schema
 
-FORMAT = "complements-1"
+FORMAT = "complements-2"
 """Names what is written; it changes with the content, so no stale folder is read."""
 ITEMS, CATALOGUE = "items.parquet", "catalogue.parquet"
 SALT_COMPLEMENTS, SALT_SUBSTITUTES = 0xC0FFEE, 0x5AB5
@@ -133,24 +133,24 @@ class Complements(Prepared):
 
     def prepare_data(self) -> None:
         """Write the files unless they are there for these settings."""
-        files = {
-            name: TableFile(find(one.path))
-            for name, one in (
-                ("baskets", self.baskets),
-                ("relations", self.relations),
-                ("vectors", self.synthetic.vectors if self.synthetic else None),
-            )
-            if one is not None
+        alike = self.synthetic.vectors if self.synthetic else None
+        sections = {"baskets": self.baskets, "relations": self.relations, "vectors": alike}
+        paths = {name: find(one.path) for name, one in sections.items() if one is not None}
+        # Where a file lies changes nothing.
+        settings = {
+            name: one and asdict(one) | {"path": None} for name, one in sections.items()
+        } | {
+            "synthetic": self.synthetic and replace(self.synthetic, vectors=None),
+            "sources": self.sources,
+            "shares": self.shares,
+            "exclusive": self.exclusive,
         }
-        settings = f"{self.baskets}{self.relations}{self.sources}{self.synthetic}{self.shares}"
-        settings += str(self.exclusive)
-        settings += "".join(fingerprint(file.path) for file in files.values())
-        name = hashlib.sha256(settings.encode()).hexdigest()[:16]
-        first = next(iter(files.values()))
-        target = cache_root() / f"{first.path.stem}-{FORMAT}-{name}"
-        if not target.is_dir():
-            write_parts(self, files, target)
-        self.folder = target
+
+        def write(folder: Path) -> None:
+            write_parts(self, {name: TableFile(path) for name, path in paths.items()}, folder)
+
+        sources = list(paths.values())
+        self.folder = prepared_folder(cache_root(), FORMAT, sources, settings, write)
 
     def _read(self, columns: Columns, attributes: AttributeFile | None) -> Schema:
         files = [self.file(stage) for stage in STAGES]
@@ -204,66 +204,66 @@ def stage_of(pairs: pl.DataFrame, shares: tuple[float, float]) -> pl.Series:
     )["stage"]
 
 
-def write_parts(data: Complements, files: dict[str, TableFile], target: Path) -> None:
-    """Write all files into a folder; all or nothing.
+def write_parts(data: Complements, files: dict[str, TableFile], folder: Path) -> None:
+    """Write all files into a folder that is there.
 
     Raises:
         RecembError: If a stage has no pair, or a column does not hold what it should.
     """
     relations = data.relations
+    where = next(iter(files.values())).path
     truth, substitutes = None, None
     if relations is not None:
         file = files["relations"]
         truth = distinct(file, relations, relations.complements)
         if relations.substitutes is not None:
             substitutes = distinct(file, relations, relations.substitutes)
-    with whole_folder(target) as new:
-        writer = TrainingWriter(new / "train.parquet", data.shares)
-        if truth is not None and data.sources != "baskets":
-            writer.write(both_orders(truth))
-        if data.baskets is not None and (data.sources != "relations" or truth is None):
-            for pairs in basket_parts(files["baskets"], data.baskets):
-                writer.write(pairs, keep_held_out=truth is None)
-        if writer.kind is None:
-            raise RecembError(f"{target.name}: there are no pairs; check the columns and window")
-        trained, held_out = writer.distinct()
-        if truth is not None:
-            held_out = truth
-        pairs = held_out.rename({"low": "item", "high": "context"})
-        pairs = pairs.with_columns(stage_of(pairs, data.shares)).filter(pl.col("stage") != "train")
-        pairs = pairs.with_columns(label=pl.lit(1, pl.Int8))
-        if substitutes is not None:
-            # A pair that training has as a complement is not ranked, so it is no answer.
-            own = substitutes.join(trained, on=["low", "high"], how="anti")
-            if data.exclusive and truth is not None:
-                own = own.join(truth, on=["low", "high"], how="anti")
-            own = own.rename({"low": "item", "high": "context"})
-            half = place_of(own, "item", "context", SALT_SUBSTITUTES) < 0.5
-            of_half = pl.Series("stage", ["test", "validation"]).gather(half.cast(pl.UInt32))
-            pairs = pl.concat([pairs, own.with_columns(of_half, label=pl.lit(0, pl.Int8))])
-        for stage in ("validation", "test"):
-            held = pairs.filter(pl.col("stage") == stage).drop("stage")
-            held = held.rename({"item": "low", "context": "high"})
-            write_stage(both_orders(held).sort("item", "context", "label"), new, stage)
-        catalogue = all_items(data, files, trained, pairs)
-        made = pl.DataFrame(schema={"item": writer.kind, "context": writer.kind})
-        if data.synthetic is not None:
-            pairs = both_orders(trained)
-            alike = (data.synthetic, data.baskets, data.relations)
-            made = synthetic_pairs(*alike, files, catalogue, pairs)
-            writer.write_synthetic(made)
-        writer.close()
-        catalogue.select(
-            "item",
-            context=pl.lit(None, writer.kind),
-            label=pl.lit(1, pl.Int8),
-        ).write_parquet(new / CATALOGUE, row_group_size=ROW_GROUP)
-        described = catalogue
-        known = pl.concat([catalogue.select("item", context="item"), both_orders(trained)])
-        for name, own in (("seen", known), ("synthetic", made)):
-            lists = own.sort("item", "context").group_by("item").agg(pl.col("context").alias(name))
-            described = described.join(lists, on="item", how="left", maintain_order="left")
-        described.with_columns(pl.col("seen", "synthetic").fill_null([])).write_parquet(new / ITEMS)
+    writer = TrainingWriter(folder / "train.parquet", data.shares)
+    if truth is not None and data.sources != "baskets":
+        writer.write(both_orders(truth))
+    if data.baskets is not None and (data.sources != "relations" or truth is None):
+        for pairs in basket_parts(files["baskets"], data.baskets):
+            writer.write(pairs, keep_held_out=truth is None)
+    if writer.kind is None:
+        raise RecembError(f"{where}: there are no pairs; check the columns and window")
+    trained, held_out = writer.distinct()
+    if truth is not None:
+        held_out = truth
+    pairs = held_out.rename({"low": "item", "high": "context"})
+    pairs = pairs.with_columns(stage_of(pairs, data.shares)).filter(pl.col("stage") != "train")
+    pairs = pairs.with_columns(label=pl.lit(1, pl.Int8))
+    if substitutes is not None:
+        # A pair that training has as a complement is not ranked, so it is no answer.
+        own = substitutes.join(trained, on=["low", "high"], how="anti")
+        if data.exclusive and truth is not None:
+            own = own.join(truth, on=["low", "high"], how="anti")
+        own = own.rename({"low": "item", "high": "context"})
+        half = place_of(own, "item", "context", SALT_SUBSTITUTES) < 0.5
+        of_half = pl.Series("stage", ["test", "validation"]).gather(half.cast(pl.UInt32))
+        pairs = pl.concat([pairs, own.with_columns(of_half, label=pl.lit(0, pl.Int8))])
+    for stage in ("validation", "test"):
+        held = pairs.filter(pl.col("stage") == stage).drop("stage")
+        held = held.rename({"item": "low", "context": "high"})
+        write_stage(both_orders(held).sort("item", "context", "label"), folder, stage)
+    catalogue = all_items(data, files, trained, pairs)
+    made = pl.DataFrame(schema={"item": writer.kind, "context": writer.kind})
+    if data.synthetic is not None:
+        pairs = both_orders(trained)
+        alike = (data.synthetic, data.baskets, data.relations)
+        made = synthetic_pairs(*alike, files, catalogue, pairs)
+        writer.write_synthetic(made)
+    writer.close()
+    catalogue.select(
+        "item",
+        context=pl.lit(None, writer.kind),
+        label=pl.lit(1, pl.Int8),
+    ).write_parquet(folder / CATALOGUE, row_group_size=ROW_GROUP)
+    described = catalogue
+    known = pl.concat([catalogue.select("item", context="item"), both_orders(trained)])
+    for name, own in (("seen", known), ("synthetic", made)):
+        lists = own.sort("item", "context").group_by("item").agg(pl.col("context").alias(name))
+        described = described.join(lists, on="item", how="left", maintain_order="left")
+    described.with_columns(pl.col("seen", "synthetic").fill_null([])).write_parquet(folder / ITEMS)
 
 
 def write_stage(rows: pl.DataFrame, folder: Path, stage: str) -> None:

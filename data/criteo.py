@@ -15,8 +15,9 @@ from pathlib import Path
 
 import polars as pl
 
+from data.cache import prepared_folder
 from data.columns import IdColumn, NumberColumn
-from data.files import cache_root, find, fingerprint
+from data.files import cache_root, find
 from data.prepared import Prepared
 from data.raw_log import scan_log, write_log
 
@@ -26,7 +27,7 @@ LOWEST = {"I2": -3}
 """The smallest value of a number that is not 0."""
 MISSING = "missing"
 """The category of an empty cell."""
-FORMAT = "1"
+FORMAT = "2"
 """Names what :func:`prepare` writes; it changes with the content, so no stale folder is read."""
 
 RAW: dict[str, type[pl.DataType]] = {
@@ -42,16 +43,17 @@ def prepare(source: Path, folder: Path) -> Path:
 
     Args:
         source: Kaggle's ``train.txt``, or its columns as parquet, CSV or TSV with their names.
-        folder: Where prepared data lives; a sub-folder named by format and source is made in it.
+        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
 
     Raises:
         RecembError: If the source is missing or does not hold what it should.
     """
     rows = scan_log(source, RAW)
-    target = folder / f"criteo-{FORMAT}-{fingerprint(source)}"
-    if not target.is_dir():
-        write_log(rows.with_columns(*_numbers(), *_categories()), source, target)
-    return target
+
+    def write(new: Path) -> None:
+        write_log(rows.with_columns(*_numbers(), *_categories()), source, new)
+
+    return prepared_folder(folder, f"criteo-{FORMAT}", [source], {}, write)
 
 
 def _numbers() -> list[pl.Expr]:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import polars as pl
 
+from data.cache import prepared_folder
 from data.files import cache_root, find_raw
 from data.held_out import rows_of_side
+from data.raw_files import read_raw
 from data.sequences import (
     FORMAT,
     SequenceData,
@@ -29,27 +31,30 @@ def prepare(source: Path, folder: Path, max_length: int) -> Path:
 
     Args:
         source: Holds ``train_sessions.parquet`` and ``test.parquet``.
-        folder: Where prepared data lives; a sub-folder named by the format is made in it.
+        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
         max_length: Of histories.
 
     Raises:
         RecembError: If a source file is missing.
     """
-    target = folder / f"diginetica-{FORMAT}-{max_length}"
-    if not target.is_dir():
-        names = ("train_sessions.parquet", "test.parquet")
-        source = find_raw(source, names, "Diginetica")
-        sessions = pl.read_parquet(source / names[0])["session"]
+    names = ("train_sessions.parquet", "test.parquet")
+    source = find_raw(source, names, "Diginetica")
+    paths = [source / name for name in names]
+
+    def write(new: Path) -> None:
+        sessions = read_raw(paths[0], {"session": "lists"})["session"]
         held = rows_of_side(VALIDATION_SHARE, True, 0, len(sessions)).numpy()
         kept = rows_of_side(VALIDATION_SHARE, False, 0, len(sessions)).numpy()
-        test = pl.read_parquet(source / names[1])
+        test = read_raw(paths[1], {"prefix": "lists", "target": "integers"})
         parts = {
             "train": training_rows(sessions[kept], max_length),
             "validation": prefixes(sessions[held], max_length),
             "test": test.select(history=pl.col("prefix").list.tail(max_length), item="target"),
         }
-        write_parts(parts, None, target)
-    return target
+        write_parts(parts, None, new, paths[0])
+
+    settings = {"max_length": max_length, "validation_share": VALIDATION_SHARE}
+    return prepared_folder(folder, f"diginetica-{FORMAT}", paths, settings, write)
 
 
 class Diginetica(SequenceData):

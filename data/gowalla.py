@@ -15,8 +15,10 @@ al., "Neural Graph Collaborative Filtering", SIGIR 2019, arXiv:1905.08108.
 
 from pathlib import Path
 
-from data.files import TableFile, cache_root, find_raw
-from data.interactions import FORMAT, InteractionData, TrainOn, read_pairs, write_parts
+from data.cache import prepared_folder
+from data.files import cache_root, find_raw
+from data.interactions import FORMAT, InteractionData, TrainOn, write_parts
+from data.raw_files import read_raw
 
 VALIDATION_SHARE = 0.2
 
@@ -26,22 +28,28 @@ def prepare(source: Path, folder: Path, train_on: TrainOn) -> Path:
 
     Args:
         source: Holds ``train.parquet`` and ``test.parquet``.
-        folder: Where prepared data lives; a sub-folder named by the format is made in it.
+        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
         train_on: Whether validation is held out of training.
 
     Raises:
         RecembError: If a source file is missing.
     """
-    target = folder / f"gowalla-{FORMAT}-last-fifth-{train_on}"
-    if not target.is_dir():
-        names = ("train.parquet", "test.parquet")
-        source = find_raw(source, names, "Gowalla")
+    names = ("train.parquet", "test.parquet")
+    source = find_raw(source, names, "Gowalla")
+    paths = [source / name for name in names]
+
+    def write(new: Path) -> None:
+        # Pairs are in the published order, which the split follows.
         given, test = (
-            read_pairs(TableFile(source / name), "user", "item", None, is_in_order=True)
-            for name in names
+            read_raw(path, {"user": "integers", "item": "integers"})
+            .select("user", "item")
+            .unique(maintain_order=True)
+            for path in paths
         )
-        write_parts(given, test, VALIDATION_SHARE, train_on, target)
-    return target
+        write_parts(given, test, VALIDATION_SHARE, train_on, new, paths[0])
+
+    settings = {"validation_share": VALIDATION_SHARE, "train_on": train_on}
+    return prepared_folder(folder, f"gowalla-{FORMAT}", paths, settings, write)
 
 
 class Gowalla(InteractionData):

@@ -15,22 +15,21 @@ under ``train_on: all`` has the validation pairs back in training (and in ``seen
 and keeps the last of its epochs (``trainer.max_epochs``), which is tested once.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
+from data.cache import prepared_folder
 from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import ROW_GROUP, TableFile, cache_root, find, fingerprint
+from data.files import ROW_GROUP, TableFile, cache_root, find
 from data.prepared import Prepared
 from data.tabular import STAGES
 from recemb.errors import RecembError
-from recemb.files import whole_folder
 
 TrainOn = Literal["train", "all"]
-FORMAT = "interactions-1"
+FORMAT = "interactions-2"
 """Names what is written; it changes with the content, so no stale folder is read."""
 USERS = "users.parquet"
 SPLIT_SEED = 2020
@@ -128,20 +127,18 @@ class Interactions(InteractionData):
 
     def prepare_data(self) -> None:
         """Write the files unless they are there for these settings."""
-        settings = f"{self.named}{self.shares}{self.train_on}"
-        file = TableFile(find(self.source))
-        test = TableFile(find(self.test_source)) if self.test_source else None
-        settings += fingerprint(test.path) if test else ""
-        name = hashlib.sha256(settings.encode()).hexdigest()[:8]
-        target = cache_root() / f"{file.path.stem}-{FORMAT}-{fingerprint(file.path)}-{name}"
-        if not target.is_dir():
-            given = read_pairs(file, *self.named)
-            if test is None:
+        paths = [find(path) for path in (self.source, self.test_source) if path is not None]
+        settings = {"named": self.named, "shares": self.shares, "train_on": self.train_on}
+
+        def write(folder: Path) -> None:
+            given = read_pairs(TableFile(paths[0]), *self.named)
+            if self.test_source is None:
                 given, held = cut_per_user(given, self.shares[1])
             else:
-                held = read_pairs(test, *self.named)
-            write_parts(given, held, self.shares[0], self.train_on, target)
-        self.folder = target
+                held = read_pairs(TableFile(paths[1]), *self.named)
+            write_parts(given, held, self.shares[0], self.train_on, folder, paths[0])
+
+        self.folder = prepared_folder(cache_root(), FORMAT, paths, settings, write)
 
 
 def read_pairs(
@@ -200,16 +197,22 @@ def cut_per_user(pairs: pl.DataFrame, share: float) -> tuple[pl.DataFrame, pl.Da
 
 
 def write_parts(
-    given: pl.DataFrame, test: pl.DataFrame, share: float, train_on: TrainOn, target: Path
+    given: pl.DataFrame,
+    test: pl.DataFrame,
+    share: float,
+    train_on: TrainOn,
+    folder: Path,
+    where: Path,
 ) -> None:
-    """Write all files into a folder; all or nothing.
+    """Write all files into a folder.
 
     Args:
         given: All pairs but those of test, in the order in which they are cut.
         test: Pairs; those that are given are dropped: what a user has is not ranked.
         share: Of each user's pairs that is validation.
         train_on: Whether validation is held out of training.
-        target: The folder.
+        folder: An existing one.
+        where: The file of pairs, which errors name.
 
     Raises:
         RecembError: If a stage has no pair.
@@ -220,12 +223,11 @@ def write_parts(
     for stage, pairs in parts.items():
         if pairs.is_empty():
             raise RecembError(
-                f"{target.name}: there are no pairs for {stage}; users need more of them, or the "
+                f"{where}: there are no pairs for {stage}; users need more of them, or the "
                 "shares must be larger"
             )
-    with whole_folder(target) as new:
-        for stage, pairs in parts.items():
-            rows = pairs.sort("user", "item").with_columns(label=pl.lit(1, pl.Int8))
-            rows.write_parquet(new / f"{stage}.parquet", row_group_size=ROW_GROUP)
-        users = parts["train"].sort("user", "item").group_by("user", maintain_order=True)
-        users.agg(seen=pl.col("item")).write_parquet(new / USERS)
+    for stage, pairs in parts.items():
+        rows = pairs.sort("user", "item").with_columns(label=pl.lit(1, pl.Int8))
+        rows.write_parquet(folder / f"{stage}.parquet", row_group_size=ROW_GROUP)
+    users = parts["train"].sort("user", "item").group_by("user", maintain_order=True)
+    users.agg(seen=pl.col("item")).write_parquet(folder / USERS)

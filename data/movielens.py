@@ -12,15 +12,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from data.cache import prepared_folder
 from data.columns import AttributeFile, IdColumn, ListColumn
 from data.files import ROW_GROUP, cache_root, find_raw
 from data.prepared import Prepared
+from data.raw_files import Kind, read_raw
 from data.tabular import STAGES
-from recemb.files import whole_folder
 
 HISTORY_LENGTH = 50
 POSITIVE_RATING = 4
-FORMAT = "ctr-1"
+RATINGS: dict[str, Kind] = dict.fromkeys(("user", "movie", "rating", "pos"), "integers")
+"""Columns of ``ratings.parquet`` that are read; ``pos`` is a rating's place in its user's time."""
+FORMAT = "ctr-2"
 """Names what :func:`prepare` writes; it changes with the content, so no stale folder is read."""
 
 
@@ -33,26 +36,24 @@ def prepare(source: Path, folder: Path) -> Path:
 
     Args:
         source: Holds ``ratings.parquet``, ``users.parquet`` and ``movies.parquet``.
-        folder: Where prepared data lives; a sub-folder named by the format is made in it.
+        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
 
     Raises:
         RecembError: If a source file is missing; the message says where it was looked for.
     """
-    target = folder / f"movielens1m-{FORMAT}"
-    if target.is_dir():
-        return target
-    source = find_raw(
-        source, ("ratings.parquet", "users.parquet", "movies.parquet"), "MovieLens-1M"
-    )
-    rows = label_and_split(pl.read_parquet(source / "ratings.parquet"))
-    rows = rows.join(pl.read_parquet(source / "users.parquet"), on="user", maintain_order="left")
-    rows = rows.with_columns(history_movie=histories(rows))
-    with whole_folder(target) as new:
+    names = ("ratings.parquet", "users.parquet", "movies.parquet")
+    source = find_raw(source, names, "MovieLens-1M")
+    paths = [source / name for name in names]
+
+    def write(new: Path) -> None:
+        rows = label_and_split(read_raw(paths[0], RATINGS))
+        users = read_raw(paths[1], {"user": "integers"})
+        rows = rows.join(users, on="user", maintain_order="left")
+        rows = rows.with_columns(history_movie=histories(rows))
         write_parts(rows.drop("pos"), new)
-        describe_movies(pl.read_parquet(source / "movies.parquet")).write_parquet(
-            new / "movies.parquet"
-        )
-    return target
+        read_movies(paths[2]).write_parquet(new / "movies.parquet")
+
+    return prepared_folder(folder, f"movielens1m-{FORMAT}", paths, {}, write)
 
 
 def write_parts(rows: pl.DataFrame, folder: Path) -> None:
@@ -106,6 +107,13 @@ def histories(rows: pl.DataFrame, length: int = HISTORY_LENGTH) -> pl.Series:
     return every["m"].fill_null([]).alias("history_movie")
 
 
+def read_movies(path: Path) -> pl.DataFrame:
+    """Return what a raw file says of movies; see :func:`describe_movies`."""
+    return describe_movies(
+        read_raw(path, {"movie": "integers", "title": "texts", "genres": "lists"})
+    )
+
+
 def describe_movies(movies: pl.DataFrame) -> pl.DataFrame:
     """Return movie, year (of the title's last brackets) and genres."""
     return movies.select(
@@ -144,7 +152,7 @@ class MovieLens1M(Prepared):
     ) -> None:
         self.source = Path(source or "ml-1m")
         super().__init__(
-            folder=str(cache_root() / f"movielens1m-{FORMAT}"),
+            folder=str(cache_root()),
             label=label,
             categorical=categorical,
             lists=lists,
@@ -156,4 +164,4 @@ class MovieLens1M(Prepared):
 
     def prepare_data(self) -> None:
         """Write the prepared files unless they are there."""
-        prepare(self.source, cache_root())
+        self.folder = prepare(self.source, cache_root())

@@ -9,19 +9,21 @@ Source: Harper and Konstan, "The MovieLens Datasets", ACM TiiS 2015; the protoco
 :mod:`data.long_histories`.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import polars as pl
 
+from data.cache import prepared_folder
 from data.columns import AttributeFile, IdColumn, ListColumn
 from data.files import cache_root, find_raw
 from data.long_histories import Log, Protocol, read_log, write_rows
+from data.movielens import RATINGS
 from data.prepared import Prepared
-from recemb.files import whole_folder
+from data.raw_files import read_raw
 
 PROTOCOL = Protocol(unmet=True, targets=80)
-FORMAT = "long-1"
+FORMAT = "long-2"
 """Names what :func:`prepare` writes; it changes with the content, so no stale folder is read."""
 
 
@@ -32,41 +34,29 @@ def prepare(source: Path, folder: Path, protocol: Protocol = PROTOCOL) -> Path:
 
     Args:
         source: Holds ``ratings.parquet`` and ``movies.parquet``.
-        folder: Where prepared data lives; a sub-folder named by format and protocol is made in it.
+        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
         protocol: How rows are made.
 
     Raises:
         RecembError: If a source file is missing; the message says where it was looked for.
     """
-    target = folder / name_of(protocol)
-    if target.is_dir():
-        return target
     protocol.check()
-    source = find_raw(source, ("ratings.parquet", "movies.parquet"), "MovieLens-1M")
-    ratings = pl.read_parquet(source / "ratings.parquet", columns=["user", "movie", "pos"])
-    behaviours = ratings.rename({"movie": "item", "pos": "time"})
-    log = read_log(behaviours, str(source / "ratings.parquet"), protocol.min_behaviours)
-    # The rank of a rating is no time: only the order is known.
-    log = Log(log.user_U, log.start_U, log.item_N, None)
-    movies = pl.read_parquet(source / "movies.parquet")
-    with whole_folder(target) as new:
+    names = ("ratings.parquet", "movies.parquet")
+    source = find_raw(source, names, "MovieLens-1M")
+    paths = [source / name for name in names]
+
+    def write(new: Path) -> None:
+        ratings = read_raw(paths[0], RATINGS)
+        behaviours = ratings.select("user", item="movie", time="pos")
+        log = read_log(behaviours, str(paths[0]), protocol.min_behaviours)
+        # The rank of a rating is no time: only the order is known.
+        log = Log(log.user_U, log.start_U, log.item_N, None)
         write_rows(log, protocol, new)
+        movies = read_raw(paths[1], {"movie": "integers", "genres": "lists"})
         first = pl.col("genres").list.first()
         movies.select(item="movie", category=first).write_parquet(new / "items.parquet")
-    return target
 
-
-def name_of(protocol: Protocol) -> str:
-    """Return the folder's name: the format, and the settings that change the rows."""
-    own = (
-        protocol.history_length,
-        protocol.min_behaviours,
-        protocol.targets,
-        protocol.first_target,
-        protocol.negatives,
-        protocol.seed,
-    )
-    return "-".join(["movielens1m", FORMAT, *map(str, own)])
+    return prepared_folder(folder, f"movielens1m-{FORMAT}", paths, asdict(protocol), write)
 
 
 class MovieLensLong(Prepared):
@@ -98,7 +88,7 @@ class MovieLensLong(Prepared):
         self.source = Path(source or "ml-1m")
         self.protocol = replace(PROTOCOL, history_length=history_length, targets=targets)
         super().__init__(
-            folder=str(cache_root() / name_of(self.protocol)),
+            folder=str(cache_root()),
             label="label",
             categorical={"item": IdColumn()},
             lists={"history_item": ListColumn(vocabulary="item")},
@@ -112,4 +102,4 @@ class MovieLensLong(Prepared):
 
     def prepare_data(self) -> None:
         """Write the prepared files unless they are there."""
-        prepare(self.source, cache_root(), self.protocol)
+        self.folder = prepare(self.source, cache_root(), self.protocol)

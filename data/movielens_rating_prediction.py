@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from data.cache import prepared_folder
 from data.columns import IdColumn
 from data.files import cache_root, find_raw
-from data.movielens import write_parts
+from data.movielens import RATINGS, write_parts
 from data.prepared import Prepared
+from data.raw_files import read_raw
 from data.tabular import STAGES
-from recemb.files import whole_folder
 
 SPLIT_SEED = 2020
 """Part of the protocol: another one would be another test set."""
-FORMAT = "stars-1"
+FORMAT = "stars-2"
 """Names what :func:`prepare` writes; it changes with the content, so no stale folder is read."""
 
 
@@ -29,19 +30,18 @@ def prepare(source: Path, folder: Path) -> Path:
 
     Args:
         source: Holds ``ratings.parquet``.
-        folder: Where prepared data lives; a sub-folder named by the format is made in it.
+        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
 
     Raises:
         RecembError: If the source file is missing; the message says where it was looked for.
     """
-    target = folder / f"movielens1m-{FORMAT}"
-    if target.is_dir():
-        return target
-    source = find_raw(source, ("ratings.parquet",), "MovieLens-1M")
-    rows = split(pl.read_parquet(source / "ratings.parquet"))
-    with whole_folder(target) as new:
-        write_parts(rows, new)
-    return target
+    name = "ratings.parquet"
+    path = find_raw(source, (name,), "MovieLens-1M") / name
+
+    def write(new: Path) -> None:
+        write_parts(split(read_raw(path, RATINGS)), new)
+
+    return prepared_folder(folder, f"movielens1m-{FORMAT}", [path], {}, write)
 
 
 def split(ratings: pl.DataFrame) -> pl.DataFrame:
@@ -83,7 +83,7 @@ class MovieLensRatingPrediction(Prepared):
     ) -> None:
         self.source = Path(source or "ml-1m")
         super().__init__(
-            folder=str(cache_root() / f"movielens1m-{FORMAT}"),
+            folder=str(cache_root()),
             label="rating",
             label_type="number",
             categorical={name: IdColumn() for name in ("user", "movie")},
@@ -94,4 +94,4 @@ class MovieLensRatingPrediction(Prepared):
 
     def prepare_data(self) -> None:
         """Write the prepared files unless they are there."""
-        prepare(self.source, cache_root())
+        self.folder = prepare(self.source, cache_root())

@@ -19,17 +19,23 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from data.cache import prepared_folder
 from data.columns import IdColumn
 from data.files import cache_root, find_raw
-from data.movielens import write_parts
+from data.movielens import RATINGS, write_parts
 from data.prepared import Prepared
+from data.raw_files import Kind, read_raw
 from data.tabular import STAGES
-from recemb.files import whole_folder
 
 FEATURES = ("user", "movie", "zip", "gender", "age", "occupation")
+USERS: dict[str, Kind] = {
+    "user": "integers", "gender": "values", "age": "values", "occupation": "values",
+    "zip": "values",
+}  # fmt: skip
+"""Columns of ``users.parquet`` that are read."""
 SPLIT_SEED = 2018
 """Part of the protocol: another one would be another test set."""
-FORMAT = "ratings-1"
+FORMAT = "ratings-2"
 """Names what :func:`prepare` writes; it changes with the content, so no stale folder is read."""
 
 
@@ -38,20 +44,22 @@ def prepare(source: Path, folder: Path) -> Path:
 
     Args:
         source: Holds ``ratings.parquet`` and ``users.parquet``.
-        folder: Where prepared data lives; a sub-folder named by the format is made in it.
+        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
 
     Raises:
         RecembError: If a source file is missing; the message says where it was looked for.
     """
-    target = folder / f"movielens1m-{FORMAT}"
-    if target.is_dir():
-        return target
-    source = find_raw(source, ("ratings.parquet", "users.parquet"), "MovieLens-1M")
-    rows = label_and_split(pl.read_parquet(source / "ratings.parquet"))
-    rows = rows.join(pl.read_parquet(source / "users.parquet"), on="user", maintain_order="left")
-    with whole_folder(target) as new:
+    names = ("ratings.parquet", "users.parquet")
+    source = find_raw(source, names, "MovieLens-1M")
+    paths = [source / name for name in names]
+
+    def write(new: Path) -> None:
+        rows = label_and_split(read_raw(paths[0], RATINGS))
+        users = read_raw(paths[1], USERS)
+        rows = rows.join(users, on="user", maintain_order="left")
         write_parts(rows.select(*FEATURES, "label", "part"), new)
-    return target
+
+    return prepared_folder(folder, f"movielens1m-{FORMAT}", paths, {}, write)
 
 
 def label_and_split(ratings: pl.DataFrame) -> pl.DataFrame:
@@ -99,7 +107,7 @@ class MovieLensRatings(Prepared):
         self.source = Path(source or "ml-1m")
         column = IdColumn(raw=True) if raw else IdColumn(unknown="error")
         super().__init__(
-            folder=str(cache_root() / f"movielens1m-{FORMAT}"),
+            folder=str(cache_root()),
             label="label",
             categorical=dict.fromkeys(FEATURES, column),
             known_from=("train",) if raw else STAGES,
@@ -110,4 +118,4 @@ class MovieLensRatings(Prepared):
 
     def prepare_data(self) -> None:
         """Write the prepared files unless they are there."""
-        prepare(self.source, cache_root())
+        self.folder = prepare(self.source, cache_root())

@@ -8,11 +8,11 @@ Source: Harper and Konstan, "The MovieLens Datasets", ACM TiiS 2015.
 
 from pathlib import Path
 
-import polars as pl
-
+from data.cache import prepared_folder
 from data.columns import AttributeFile, IdColumn, ListColumn
 from data.files import cache_root, find_raw
-from data.movielens import describe_movies
+from data.movielens import read_movies
+from data.raw_files import read_raw
 from data.sequences import FORMAT, ITEMS, SequenceData, leave_one_out, write_parts
 
 
@@ -21,20 +21,23 @@ def prepare(source: Path, folder: Path, max_length: int) -> Path:
 
     Args:
         source: Holds ``sequences_5core.parquet`` and ``movies.parquet``.
-        folder: Where prepared data lives; a sub-folder named by the format is made in it.
+        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
         max_length: Of histories.
 
     Raises:
         RecembError: If a source file is missing.
     """
-    target = folder / f"movielens1m-{FORMAT}-{max_length}"
-    if not target.is_dir():
-        names = ("sequences_5core.parquet", "movies.parquet")
-        source = find_raw(source, names, "MovieLens-1M")
-        lists = pl.read_parquet(source / names[0])["items"]
-        movies = describe_movies(pl.read_parquet(source / names[1])).rename({"movie": "item"})
-        write_parts(leave_one_out(lists, max_length), movies, target)
-    return target
+    names = ("sequences_5core.parquet", "movies.parquet")
+    source = find_raw(source, names, "MovieLens-1M")
+    paths = [source / name for name in names]
+
+    def write(new: Path) -> None:
+        lists = read_raw(paths[0], {"items": "lists"})["items"]
+        movies = read_movies(paths[1]).rename({"movie": "item"})
+        write_parts(leave_one_out(lists, max_length), movies, new, paths[0])
+
+    settings = {"max_length": max_length}
+    return prepared_folder(folder, f"movielens1m-{FORMAT}", paths, settings, write)
 
 
 class MovieLensSequences(SequenceData):

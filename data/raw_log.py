@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data.files import PROGRESS_ROWS, ROW_GROUP
 from data.tabular import STAGES
 from recemb.errors import RecembError
-from recemb.files import one_line, whole_folder
+from recemb.files import reading, whole_folder
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 BYTES_PER_ROW = 100
@@ -45,11 +45,9 @@ def scan_log(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.LazyFra
             f"{path}: must end in .parquet, .csv, .tsv or .txt, got {path.suffix!r}; unpack or "
             "rename it"
         )
-    try:
+    with reading(path, "raw log", "download it again"):
         rows = _scan(path, columns)
         found = rows.collect_schema().names()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise RecembError(f"{path}: cannot be read ({one_line(error)})") from error
     for name in columns:
         if name not in found:
             raise RecembError(f"{path}: column {name!r} is missing; the file has {found}")
@@ -58,13 +56,20 @@ def scan_log(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.LazyFra
 
 def _scan(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.LazyFrame:
     if path.suffix == ".parquet":
-        return pl.scan_parquet(path)
+        return pl.scan_parquet(path, glob=False)
     separator = SEPARATORS[path.suffix]
     if path.suffix == ".txt":
         return pl.scan_csv(
-            path, separator=separator, has_header=False, schema=dict(columns), quote_char=None
+            path,
+            separator=separator,
+            has_header=False,
+            schema=dict(columns),
+            quote_char=None,
+            glob=False,
         )
-    return pl.scan_csv(path, separator=separator, schema_overrides=dict(columns), quote_char=None)
+    return pl.scan_csv(
+        path, separator=separator, schema_overrides=dict(columns), quote_char=None, glob=False
+    )
 
 
 def write_log(rows: pl.LazyFrame, source: Path, folder: Path) -> None:
@@ -84,10 +89,8 @@ def write_log(rows: pl.LazyFrame, source: Path, folder: Path) -> None:
         stages = tqdm(STAGES, f"preparing {source.name}", disable=quick, leave=False)
         for number, stage in enumerate(stages):
             chosen = numbered.filter(pl.col(PART) == number).drop(ROW, PART)
-            try:
+            with reading(source, "raw log", "mend the line, or download the file again"):
                 chosen.sink_parquet(new / f"{stage}.parquet", row_group_size=ROW_GROUP)
-            except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-                raise RecembError(f"{source}: cannot be prepared ({one_line(error)})") from error
 
 
 def _with_part(rows: pl.LazyFrame) -> pl.LazyFrame:

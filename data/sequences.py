@@ -16,22 +16,21 @@ Two protocols cut events into the three:
   a share before it validation; there every prefix is a row.
 """
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
+from data.cache import prepared_folder
 from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import ROW_GROUP, TableFile, cache_root, find, fingerprint
+from data.files import ROW_GROUP, TableFile, cache_root, find
 from data.prepared import Prepared
 from data.tabular import STAGES
 from recemb.errors import RecembError
-from recemb.files import whole_folder
 
 Split = Literal["last_items", "last_sequences"]
-FORMAT = "sequences-1"
+FORMAT = "sequences-2"
 """Names what is written; it changes with the content, so no stale folder is read."""
 ITEMS = "items.parquet"
 """What is known of items, beside the three files."""
@@ -131,22 +130,25 @@ class Sequences(SequenceData):
 
     def prepare_data(self) -> None:
         """Write the files unless they are there for these settings."""
-        settings = f"{self.named}{self.split}{self.shares}{self.max_length}{self.given_attributes}"
-        file = TableFile(find(self.source))
         described = self.given_attributes
-        items = TableFile(find(described.path)) if described else None
-        settings += fingerprint(items.path) if items else ""
-        name = hashlib.sha256(settings.encode()).hexdigest()[:8]
-        target = cache_root() / f"{file.path.stem}-{FORMAT}-{fingerprint(file.path)}-{name}"
-        if not target.is_dir():
-            lists = read_sequences(file, **self.named)  # type: ignore[arg-type]
+        paths = [find(self.source), *([find(described.path)] if described else [])]
+        # What attributes are called, and where their file lies, changes nothing in these files.
+        key = described.key if described else None
+        settings = {
+            "named": self.named, "split": self.split, "shares": self.shares,
+            "max_length": self.max_length, "key": key,
+        }  # fmt: skip
+
+        def write(folder: Path) -> None:
+            lists = read_sequences(TableFile(paths[0]), **self.named)  # type: ignore[arg-type]
             if self.split == "last_items":
                 parts = leave_one_out(lists, self.max_length)
             else:
                 parts = cut_by_time(lists, self.shares, self.max_length)
-            known = read_items(items, described.key) if items and described else None
-            write_parts(parts, known, target)
-        self.folder = target
+            known = read_items(TableFile(paths[1]), described.key) if described else None
+            write_parts(parts, known, folder, paths[0])
+
+        self.folder = prepared_folder(cache_root(), FORMAT, paths, settings, write)
 
 
 def read_sequences(file: TableFile, sequence: str, item: str, time: str | None) -> pl.Series:
@@ -241,8 +243,16 @@ def prefixes(lists: pl.Series, max_length: int) -> pl.DataFrame:
     )
 
 
-def write_parts(parts: dict[str, pl.DataFrame], items: pl.DataFrame | None, target: Path) -> None:
-    """Write the files of all stages, and what is known of items; all or nothing.
+def write_parts(
+    parts: dict[str, pl.DataFrame], items: pl.DataFrame | None, folder: Path, where: Path
+) -> None:
+    """Write the files of all stages, and what is known of items.
+
+    Args:
+        parts: Rows by stage.
+        items: What is known of items.
+        folder: An existing one.
+        where: The file of events, which errors name.
 
     Raises:
         RecembError: If a stage has no row.
@@ -250,12 +260,11 @@ def write_parts(parts: dict[str, pl.DataFrame], items: pl.DataFrame | None, targ
     for stage, rows in parts.items():
         if rows.is_empty():
             raise RecembError(
-                f"{target.name}: no sequence is long enough for {stage}, which needs one of 2 "
+                f"{where}: no sequence is long enough for {stage}, which needs one of 2 "
                 "items in training and 3 else; check the column of sequences"
             )
-    with whole_folder(target) as new:
-        for stage, rows in parts.items():
-            labelled = rows.with_columns(label=pl.lit(1, pl.Int8))
-            labelled.write_parquet(new / f"{stage}.parquet", row_group_size=ROW_GROUP)
-        if items is not None:
-            items.write_parquet(new / ITEMS)
+    for stage, rows in parts.items():
+        labelled = rows.with_columns(label=pl.lit(1, pl.Int8))
+        labelled.write_parquet(folder / f"{stage}.parquet", row_group_size=ROW_GROUP)
+    if items is not None:
+        items.write_parquet(folder / ITEMS)

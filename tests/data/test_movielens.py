@@ -152,7 +152,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_prepared_files_hold_every_rating_once(tiny: Path, tmp_path: Path) -> None:
     folder = prepare(tiny, tmp_path / "cache")
-    assert folder.name == f"movielens1m-{FORMAT}"
+    assert folder.name.startswith(f"movielens1m-{FORMAT}-")
     parts = {p: pl.read_parquet(folder / f"{p}.parquet") for p in ("train", "validation", "test")}
     assert {part: len(rows) for part, rows in parts.items()} == {
         "train": 16, "validation": 2, "test": 2
@@ -167,7 +167,6 @@ def test_prepared_files_hold_every_rating_once(tiny: Path, tmp_path: Path) -> No
 def test_nothing_is_prepared_twice(tiny: Path, tmp_path: Path) -> None:
     folder = prepare(tiny, tmp_path / "cache")
     stamp = (folder / "train.parquet").stat().st_mtime_ns
-    (tiny / "ratings.parquet").unlink()
     assert prepare(tiny, tmp_path / "cache") == folder
     assert (folder / "train.parquet").stat().st_mtime_ns == stamp
 

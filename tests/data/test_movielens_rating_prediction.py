@@ -6,7 +6,7 @@ from collections import Counter
 import polars as pl
 import pytest
 
-from data.movielens_rating_prediction import FORMAT, MovieLensRatingPrediction, prepare, split
+from data.movielens_rating_prediction import MovieLensRatingPrediction, prepare, split
 from recemb.errors import RecembError
 from tests.data.test_movielens_ratings import ratings
 
@@ -36,7 +36,7 @@ def test_on_the_real_files(tmp_path, monkeypatch) -> None:
     data = MovieLensRatingPrediction()
     batch = next(iter(data.train_dataloader()))
     assert set(batch.label_B.tolist()) == {1.0, 2.0, 3.0, 4.0, 5.0}
-    folder = tmp_path / f"movielens1m-{FORMAT}"
+    folder = data.folder
     rows = [pl.read_parquet(folder / f"{stage}.parquet") for stage in STAGES]
     assert [len(one) for one in rows] == [800_167, 100_021, 100_021]
     assert float(rows[0]["rating"].mean()) == pytest.approx(3.5816, abs=0.002)  # GroupLens: 3.58

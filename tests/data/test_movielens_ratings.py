@@ -141,9 +141,10 @@ def test_the_seed_of_a_run_shuffles_training_and_leaves_the_split_alone(tiny: Pa
 
 def test_nothing_is_prepared_twice(tiny: Path, tmp_path: Path) -> None:
     folder = prepare(tiny, tmp_path / "cache")
-    assert folder.name == f"movielens1m-{FORMAT}"
-    (tiny / "ratings.parquet").unlink()
+    assert folder.name.startswith(f"movielens1m-{FORMAT}-")
+    stamp = (folder / "train.parquet").stat().st_mtime_ns
     assert prepare(tiny, tmp_path / "cache") == folder
+    assert (folder / "train.parquet").stat().st_mtime_ns == stamp
 
 
 @pytest.mark.parametrize("name", ["ratings", "users"])

@@ -73,8 +73,8 @@ def test_a_quotation_mark_is_a_value_like_any_other(tmp_path: Path) -> None:
         ("gone.txt", None, "there is no such file; put it under the folder that RECEMB_DATA names"),
         ("raw.gz", "x", r"must end in \.parquet, \.csv, \.tsv or \.txt, got '\.gz'; unpack"),
         ("raw.csv", "label,word\n1,a\n", r"column 'number' is missing; the file has \['label'"),
-        ("raw.parquet", "no parquet", "cannot be read"),
-        ("raw.csv", "", "cannot be read"),
+        ("raw.parquet", "no parquet", r"not a readable raw log \(.*\); download it again"),
+        ("raw.csv", "", "not a readable raw log"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(
@@ -99,6 +99,6 @@ def test_a_wrong_value_far_down_leaves_nothing_behind(
     lines = [separator.join(("0", str(row), "a")) for row in range(2000)]
     header = [] if suffix == ".txt" else ["label,number,word"]
     source.write_text("\n".join([*header, *lines, line, ""]))
-    with pytest.raises(RecembError, match=rf"/raw{suffix}: cannot be prepared \(.*\)$"):
+    with pytest.raises(RecembError, match=rf"/raw{suffix}: not a readable raw log \(.*\); mend"):
         write_log(scan_log(source, COLUMNS), source, tmp_path / "out")
     assert [one.name for one in tmp_path.iterdir()] == [source.name]
