@@ -10,12 +10,9 @@ import yaml
 from lightning import LightningDataModule, LightningModule
 
 from recemb.checkpoint import checkpoint_config, checkpoint_schema, load_module, read_checkpoint
+from recemb.class_paths import check_classes, imports_only_from
 from recemb.embeddings import Embeddings
-from recemb.errors import RecembError
 from recemb.schema import Schema
-
-ALLOWED = ("models.", "data.", "recemb.")
-"""Where a checkpoint's classes may come from unless the user allows more."""
 
 
 class _Saved:
@@ -43,7 +40,9 @@ def rebuild_model(
     settings = checkpoint_config(checkpoint)["model"]
     check_classes(path, settings, allow)
     parser = _model_parser(checkpoint_schema(checkpoint))
-    model: LightningModule = parser.instantiate(parser.parse_object({"model": settings})).model
+    with imports_only_from(path, allow):
+        parsed = parser.parse_object({"model": settings})
+        model: LightningModule = parser.instantiate(parsed).model
     load_module(path, checkpoint, model)
     return model.eval()
 
@@ -64,8 +63,9 @@ def rebuild_data(
     """
     check_classes(path, settings, allow)
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
-    data: Any = parser.instantiate(parser.parse_object({"data": settings})).data
+    parser.add_argument("--data", type=LightningDataModule, required=True)
+    with imports_only_from(path, allow):
+        data: Any = parser.instantiate(parser.parse_object({"data": settings})).data
     data.schema = checkpoint_schema(checkpoint)
     module: LightningDataModule = data
     return module
@@ -125,35 +125,8 @@ def with_tables(
 def _model_parser(schema: Schema) -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(_Saved, "saved")
-    parser.add_subclass_arguments(LightningModule, "model", required=True)
+    parser.add_argument("--model", type=LightningModule, required=True)
     parser.link_arguments(
         "saved", "model.init_args.schema", compute_fn=lambda saved: schema, apply_on="instantiate"
     )
     return parser
-
-
-def check_classes(path: Path, settings: Any, allow: Sequence[str]) -> None:
-    """Raise a :class:`RecembError` if settings name a class from elsewhere."""
-    prefixes = (*ALLOWED, *(f"{package}." for package in allow))
-    # A class may be named by a string alone.
-    for class_path in [settings] if isinstance(settings, str) else _class_paths(settings):
-        if not class_path.startswith(prefixes):
-            raise RecembError(
-                f"{path}: refused, because it names the class {class_path!r}, which is outside "
-                f"{', '.join(prefixes)}; pass --allow {class_path.split('.')[0]} if you trust it"
-            )
-
-
-def class_packages(settings: Any) -> list[str]:
-    """Return the packages whose classes settings name."""
-    return sorted({path.split(".")[0] for path in _class_paths(settings)})
-
-
-def _class_paths(value: Any) -> list[str]:
-    """Return every class path in nested settings."""
-    if isinstance(value, dict):
-        own = [value["class_path"]] if isinstance(value.get("class_path"), str) else []
-        return own + [path for one in value.values() for path in _class_paths(one)]
-    if isinstance(value, list):
-        return [path for one in value for path in _class_paths(one)]
-    return []

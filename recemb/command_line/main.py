@@ -10,6 +10,7 @@ from typing import NoReturn
 import jsonargparse
 
 from recemb import processes
+from recemb.command_line.import_path import add_clone
 from recemb.command_line.mistakes import mistake_in
 from recemb.command_line.notices import quiet
 from recemb.memory import keep_freed_memory
@@ -71,9 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     keep_freed_memory()
-    # The installed command, unlike ``python -m``, does not look for models/ and data/ here.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    add_clone()
     try:
         module = import_module(f"recemb.command_line.{VERBS[verb].module}")
         if verb not in WITHOUT_TRAINER:

@@ -8,9 +8,10 @@ from typing import Any, cast
 from lightning import LightningModule
 
 from recemb.checkpoint import checkpoint_schema
+from recemb.class_paths import class_packages
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
-from recemb.rebuild import class_packages, rebuild_model
+from recemb.rebuild import rebuild_model
 from recemb.schema import Schema
 from recemb.warm_start.dense import KeptDense, keep_dense
 from recemb.warm_start.ids import TrainingIds
