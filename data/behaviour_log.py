@@ -56,6 +56,8 @@ class BehaviourLog(Prepared):
         RecembError: If the file, a column or a value is not what it should be.
     """
 
+    keys = {"user": "user", "item": "item"}
+
     def __init__(
         self,
         *,

@@ -24,12 +24,19 @@ class IdColumn:
     ``error``."""
     num_unknown: int = 1
     """Indices for unknown values under ``hash``."""
+    keep_strings: bool = True
+    """Whether a vocabulary of strings keeps them, so that answers name ids as the files do; without
+    them checkpoints are smaller and answers name ids by hashes. Raw ids have no vocabulary and are
+    never kept."""
 
     @property
     def vocabulary_config(self) -> VocabularyConfig:
         """The settings of the vocabulary that this column owns."""
         return VocabularyConfig(
-            min_count=self.min_count, unknown=self.unknown, num_unknown=self.num_unknown
+            min_count=self.min_count,
+            unknown=self.unknown,
+            num_unknown=self.num_unknown,
+            keep_strings=self.keep_strings,
         )
 
 

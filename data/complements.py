@@ -79,6 +79,8 @@ class Complements(Prepared):
             range.
     """
 
+    keys = {"item": "item", "context": "context"}
+
     def __init__(
         self,
         *,

@@ -44,10 +44,14 @@ class Encoder:
         path: Named in errors.
         columns: The columns to read.
         schema: What training made of them.
+        with_labels: Whether the label is read; rows to predict may have none, and get 0.
     """
 
-    def __init__(self, path: Path, columns: Columns, schema: Schema) -> None:
+    def __init__(
+        self, path: Path, columns: Columns, schema: Schema, with_labels: bool = True
+    ) -> None:
         self.path = path
+        self.with_labels = with_labels
         self.columns = columns
         self.schema = schema
         self._direct: dict[str, Tensor | None] = {}
@@ -56,7 +60,8 @@ class Encoder:
     def file_columns(self) -> list[str]:
         """The columns of the file that are read."""
         named: dict[str, IdColumn | NumberColumn] = {**self.columns.ids, **self.columns.dense}
-        return [*(column.column or name for name, column in named.items()), self.columns.label]
+        labels = [self.columns.label] if self.with_labels else []
+        return [*(column.column or name for name, column in named.items()), *labels]
 
     def encode(self, frame: pl.DataFrame, first_row: int) -> Chunk:
         """Return the rows of ``frame``, of which the first is row ``first_row`` of the file.
@@ -82,7 +87,9 @@ class Encoder:
         lists = [checked(name, c.column, self._bags) for name, c in groups.lists.items()]
         dense = [checked(name, c.column, _numbers) for name, c in groups.dense.items()]
         convert = _labels if groups.label_type == "click" else _numbers
-        label_N = checked(groups.label, None, convert)
+        label_N = (
+            checked(groups.label, None, convert) if self.with_labels else torch.zeros(len(frame))
+        )
         return Chunk(
             torch.stack(ids) if ids else torch.empty(0, len(label_N), dtype=torch.int64),
             tuple(lists),

@@ -50,6 +50,8 @@ class InteractionData(Prepared):
         seed: Of the order of the training rows.
     """
 
+    keys = {"user": "user", "item": "item"}
+
     def __init__(
         self,
         *,
@@ -116,6 +118,7 @@ class Interactions(InteractionData):
         self.source = Path(source)
         self.test_source = Path(test) if test else None
         self.named = (user, item, time)
+        self.keys = {"user": user, "item": item}
         self.shares = (validation_share, test_share)
         super().__init__(
             folder=cache_root(),

@@ -138,6 +138,8 @@ class MovieLens1M(Prepared):
         seed: Of the order of the training rows.
     """
 
+    keys = {"user": "user", "movie": "movie"}
+
     def __init__(
         self,
         *,

@@ -75,6 +75,8 @@ class MovieLensLong(Prepared):
         seed: Of the order of the training rows; the negatives have a fixed one of their own.
     """
 
+    keys = {"user": "user", "item": "item"}
+
     def __init__(
         self,
         *,

@@ -73,6 +73,8 @@ class MovieLensRatingPrediction(Prepared):
         seed: Of the order of the training rows; the split has a fixed one of its own.
     """
 
+    keys = {"user": "user", "movie": "movie"}
+
     def __init__(
         self,
         *,

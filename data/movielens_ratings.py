@@ -95,6 +95,8 @@ class MovieLensRatings(Prepared):
         raw: Whether ids come as they are, numbers and hashes of strings, with no vocabulary.
     """
 
+    keys = {"user": "user", "movie": "movie"}
+
     def __init__(
         self,
         *,

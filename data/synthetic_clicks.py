@@ -25,6 +25,8 @@ class SyntheticClicks(Prepared):
         seed: Of the order of the training rows (the log has a seed of its own).
     """
 
+    keys = {"user": "user", "item": "item"}
+
     def __init__(
         self,
         *,

@@ -1,7 +1,7 @@
 """Tabular: any parquet or CSV files with named columns, as a Lightning data module."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -54,7 +54,12 @@ class Tabular(LightningDataModule):
 
     Raises:
         RecembError: If a file or a column does not hold what it should.
+
+    Attributes:
+        keys: Columns of the files that say whose row it is, and what predictions call them.
     """
+
+    keys: Mapping[str, str] = {}
 
     def __init__(
         self,
@@ -153,6 +158,10 @@ class Tabular(LightningDataModule):
 
     def _source(self, stage: str) -> tuple[str, Callable[[int, int], Tensor] | None]:
         """Return the file that a stage reads, and which of its rows."""
+        if stage == "predict":
+            if "test" not in self.paths:
+                raise RecembError("data: there is no file to predict; give test, a file of rows")
+            return "test", None
         if not self.held_out:
             return stage, None
         if stage == "test":
@@ -163,14 +172,15 @@ class Tabular(LightningDataModule):
         """Return the batches of a stage; its first rows are checked here.
 
         Beside those of files there is ``search``: the rows that are held out, in the batches and
-        the changing order of training.
+        the changing order of training; and ``predict``: those of the test file, without labels.
         """
         if stage == "validation" and not self.has_validation:
             raise RecembError("data: there is no validation; all of its rows are for training")
         if stage not in self._loaders:
             source, chosen = self._source(stage)
             file = self.file(source)
-            encoder = Encoder(file.path, self.columns, self.schema)
+            labelled = stage != "predict"
+            encoder = Encoder(file.path, self.columns, self.schema, with_labels=labelled)
             file.require(encoder.file_columns)
             training = stage in ("train", "search")
             loader = Loader(
@@ -197,7 +207,10 @@ class Tabular(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Open and check every file that ``stage`` will need, before anything is trained."""
-        needed = {"fit": STAGES, "validate": ("validation",), "test": ("test",)}
+        if stage == "predict":
+            self.loader(stage)
+            return
+        needed = {"fit": STAGES, "validate": ("validation",)}
         for name in needed.get(stage, ("test",)):
             is_there = self.has_validation if name == "validation" else name in self.paths
             if is_there and not (self.held_out and name == "test"):
@@ -226,5 +239,25 @@ class Tabular(LightningDataModule):
         return self.loader("test")
 
     def predict_dataloader(self) -> Loader:
-        """Return the test batches, whose labels prediction does not look at."""
-        return self.loader("test")
+        """Return the rows of the test file in its order; labels, if it has any, are not read."""
+        return self.loader("predict")
+
+    def kept_columns(self, names: Sequence[str]) -> pl.DataFrame:
+        """Return columns of the test file in its order: what stands beside its predictions.
+
+        Args:
+            names: Columns of the file; :attr:`keys` come first.
+
+        Raises:
+            RecembError: If one is missing.
+        """
+        file = self.file("test")
+        keys = {name: shown for name, shown in self.keys.items() if name in file.schema.names}
+        shown_as = {shown: name for name, shown in keys.items()}
+        chosen = {shown_as.get(name, name): None for name in [*keys, *names]}
+        if not chosen:
+            return pl.DataFrame()
+        file.require(list(chosen))
+        groups = range(len(file.group_sizes))
+        frame = pl.concat([file.read(group, list(chosen)) for group in groups])
+        return frame.rename({n: shown for n, shown in keys.items() if shown not in chosen})

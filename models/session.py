@@ -42,7 +42,6 @@ from recemb.jagged import Ids, Jagged, bag_of_each, position_of_each, split_keye
 from recemb.monitor import Monitor
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
-from recemb.serving.next_item import raw_of_index
 from recemb.tables.registry import AnyTable
 
 MATMUL: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
@@ -72,7 +71,12 @@ class SessionTransformer(EmbeddingTask):
 
     Raises:
         RecembError: If a name does not fit the data, or a setting is out of range.
+
+    Attributes:
+        predicted_ids: By prediction that holds ids, the id space that they are indices of.
     """
+
+    predicted_ids = {"items": ITEM}
 
     def __init__(
         self,
@@ -373,10 +377,10 @@ class SessionTransformer(EmbeddingTask):
         self._count(batch)
 
     def predict_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the best items of each row as raw ids, and their scores."""
-        items_BK, scores_BK = self.best(columns_of(batch)[0], NUM_PREDICTED)
-        raw_V = raw_of_index(self.schema.vocabularies[ITEM])
-        return {"items": raw_V.to(items_BK.device)[items_BK], "scores": scores_BK}
+        """Return the best items of each row, -1 where there are no more, and their scores."""
+        items_BK, scores_BK = self.best(split_keyed(batch.ids)[HISTORY], NUM_PREDICTED)
+        is_item_BK = scores_BK > -torch.inf
+        return {"items": torch.where(is_item_BK, items_BK, -1), "scores": scores_BK}
 
     def on_predict_epoch_end(self) -> None:
         """Forget the catalogue."""

@@ -26,7 +26,7 @@ from recemb.files import whole_file
 from recemb.rows.store import STATE, TABLE, RowsStore
 from recemb.schema import Schema
 
-FORMAT = 3
+FORMAT = 4
 """Of the ``recemb`` entry; a reader refuses any other."""
 
 ROWS = ".rows-"

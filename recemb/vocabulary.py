@@ -3,12 +3,14 @@
 A raw value is an int64: an integer id as it is, or the 64-bit hash of a string. The most frequent
 value has index 0, so "the most frequent tenth" is ``index < k`` and costs no remap. Looking up is
 a binary search in a sorted int64 tensor: the same operation in training and in an exported model.
+Where raw values are hashes, the strings are kept beside them, so that what leaves the system names
+users and items as the user's files did.
 
 Shapes: V known values, N values looked up.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from recemb.errors import RecembError
 from recemb.hashing import MAX_ROWS, hash_strings, rows_of
+from recemb.strings import Strings
 
 Unknown = Literal["own", "hash", "error"]
 """What an unknown value gets: one index of its own for all, a hashed index, or an error."""
@@ -32,6 +35,9 @@ class VocabularyConfig:
     hash; ``error``: an unknown value is refused."""
     num_unknown: int = 1
     """Indices for unknown values under ``hash``; at least 1."""
+    keep_strings: bool = True
+    """Whether values that are strings are kept beside their hashes. Without them checkpoints are
+    smaller, and answers name such values by their hashes."""
 
     def check(self, where: str) -> None:
         """Raise a :class:`RecembError` that starts with ``where`` if a setting is out of range."""
@@ -59,6 +65,7 @@ class Vocabulary:
         counts_V: Training count of index i, falling.
         config: What the unknown ones get.
         is_text: Whether raw values are hashes of strings.
+        strings: String of index i, where raw values are hashes and the strings were kept.
     """
 
     name: str
@@ -67,6 +74,7 @@ class Vocabulary:
     counts_V: Tensor
     config: VocabularyConfig
     is_text: bool
+    strings: Strings | None = None
     num_known: int = field(init=False)
     """V. Kept as a number, because the shape of a tensor is a tensor while a program is traced."""
 
@@ -87,6 +95,38 @@ class Vocabulary:
         """How many indices :meth:`lookup` can give: the known ones and those for unknown values."""
         extra = {"own": 1, "hash": self.config.num_unknown, "error": 0}[self.config.unknown]
         return self.num_known + extra
+
+    @property
+    def has_names(self) -> bool:
+        """Whether values are known as the user's files have them, and not by their hashes alone."""
+        return not self.is_text or self.strings is not None
+
+    def raw_of_index(self) -> Tensor:
+        """Return the raw value of each known index: (V,) int64."""
+        raw_V = torch.empty_like(self.keys_V)
+        raw_V[self.index_V] = self.keys_V
+        return raw_V
+
+    def values(self, index_N: Tensor) -> pl.Series:
+        """Return the values of indices as the user's files have them: (N,).
+
+        Strings, or int64: integers, and hashes where :attr:`has_names` is false. An index that is
+        not known is null.
+
+        Example:
+            >>> counts = pl.DataFrame({"value": ["tea", "rum"], "count": [1, 2]})
+            >>> drinks = build_vocabulary("drink", counts, VocabularyConfig())
+            >>> drinks.values(torch.tensor([1, 0, 2])).to_list()
+            ['tea', 'rum', None]
+        """
+        index = pl.Series("index", index_N.cpu().numpy())
+        is_known = (index >= 0) & (index < self.num_known)
+        place = pl.select(pl.when(is_known).then(index)).to_series()
+        if self.strings is not None:
+            named = self.strings.series
+        else:
+            named = pl.Series(self.raw_of_index().cpu().numpy())
+        return named.gather(place).alias(self.name)
 
     def lookup(self, values_N: Tensor) -> Tensor:
         """Return the index of each raw value: (N,) int64; -1 for an unknown one under ``error``."""
@@ -112,19 +152,32 @@ class Vocabulary:
             "min_count": self.config.min_count,
             "unknown": self.config.unknown,
             "num_unknown": self.config.num_unknown,
+            "keep_strings": self.config.keep_strings,
             "is_text": self.is_text,
+            "strings": self.strings and (self.strings.bytes_Q, self.strings.offsets_V1),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, object]) -> "Vocabulary":
-        """Return the vocabulary that :meth:`state` described."""
+        """Return the vocabulary that :meth:`state` described.
+
+        Raises:
+            RecembError: If its strings are not as many as its values, or no strings.
+        """
         config = VocabularyConfig(
             min_count=state["min_count"],  # type: ignore[arg-type]
             unknown=state["unknown"],  # type: ignore[arg-type]
             num_unknown=state["num_unknown"],  # type: ignore[arg-type]
+            keep_strings=state["keep_strings"],  # type: ignore[arg-type]
         )
-        tensors = (state["keys"], state["index"], state["counts"])
-        return cls(state["name"], *tensors, config, state["is_text"])  # type: ignore[arg-type]
+        parts: dict[str, Any] = state
+        tensors = (parts["keys"], parts["index"], parts["counts"])
+        strings = None
+        if parts["strings"] is not None:
+            content_Q, offsets_V1 = parts["strings"]
+            where = f"vocabulary {parts['name']!r}"
+            strings = Strings.checked(where, content_Q, offsets_V1, len(parts["keys"]))
+        return cls(parts["name"], *tensors, config, parts["is_text"], strings)
 
 
 def build_vocabulary(name: str, counts: pl.DataFrame, config: VocabularyConfig) -> Vocabulary:
@@ -151,8 +204,9 @@ def build_vocabulary(name: str, counts: pl.DataFrame, config: VocabularyConfig) 
         )
     is_text = kept["value"].dtype == pl.String
     keys = hash_strings(kept["value"]) if is_text else kept["value"].cast(pl.Int64)
-    ranked = kept.select("count", key=keys).sort(["count", "key"], descending=[True, False])
-    by_key = ranked.with_row_index("index").sort("key")
+    ranked = kept.select("count", "value", key=keys)
+    ranked = ranked.sort(["count", "key"], descending=[True, False])
+    by_key = ranked.select("key").with_row_index("index").sort("key")
     if by_key["key"].n_unique() < len(by_key):
         raise RecembError(f"{where}: two strings have the same 64-bit hash; rename one of them")
     return Vocabulary(
@@ -162,6 +216,7 @@ def build_vocabulary(name: str, counts: pl.DataFrame, config: VocabularyConfig) 
         counts_V=_tensor(ranked["count"]),
         config=config,
         is_text=is_text,
+        strings=Strings.of(ranked["value"]) if is_text and config.keep_strings else None,
     )
 
 

@@ -151,6 +151,66 @@ def test_state_round_trip_through_a_safe_load(unknown: str) -> None:
     assert loaded.counts_V.tolist() == [9, 5]
 
 
+def _reloaded(vocabulary: Vocabulary) -> Vocabulary:
+    file = io.BytesIO()
+    torch.save(vocabulary.state(), file)
+    file.seek(0)
+    return Vocabulary.from_state(torch.load(file, weights_only=True))
+
+
+def test_values_are_those_of_the_files() -> None:
+    words = {"00007": 2, "7": 3, "": 1, "crème 🍮": 9, "a\nb": 4}
+    for vocabulary in (_build(words), _reloaded(_build(words))):
+        got = vocabulary.values(torch.tensor([0, 3, 5, -1, 4, 2, 1]))
+        assert got.to_list() == ["crème 🍮", "00007", None, None, "", "7", "a\nb"]
+    numbers = _reloaded(_build({30: 5, 10: 9, 40: 1}))
+    assert numbers.values(torch.tensor([2, 0, 3])).to_list() == [40, 10, None]
+    assert numbers.has_names
+
+
+def test_rare_strings_are_not_kept() -> None:
+    vocabulary = _build({"tea": 5, "rum": 1, "ale": 3}, min_count=2)
+    assert vocabulary.values(torch.arange(3)).to_list() == ["tea", "ale", None]
+    assert vocabulary.strings.bytes_Q.numpy().tobytes() == b"teaale"
+    assert vocabulary.strings.offsets_V1.tolist() == [0, 3, 6]
+
+
+def test_strings_can_be_left_out() -> None:
+    vocabulary = _reloaded(_build({"tea": 5, "rum": 1}, keep_strings=False))
+    assert not vocabulary.has_names
+    assert not vocabulary.config.keep_strings
+    # What is left are the hashes, by which the same strings are still found.
+    assert vocabulary.values(torch.arange(2)).to_list() == [_hash("tea"), _hash("rum")]
+    assert _lookup(vocabulary, [_hash("rum")]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("content", "offsets"),
+    [
+        (b"teaale", [0, 3, 7]),
+        (b"teaale", [0, 4, 3]),
+        (b"teaale", [0, 2**62, 6]),
+        (b"teaale", [-8, 3, 6]),
+        (b"teaale", [0, 3]),
+        (b"te\xffale", [0, 3, 6]),
+        ("é".encode(), [0, 1, 2]),
+    ],
+)
+def test_damaged_strings_are_refused(content: bytes, offsets: list[int]) -> None:
+    state = _build({"tea": 5, "ale": 3}).state()
+    state["strings"] = (torch.tensor(list(content), dtype=torch.uint8), torch.tensor(offsets))
+    with pytest.raises(RecembError, match=r"^vocabulary 'item': its strings are damaged"):
+        Vocabulary.from_state(state)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.text(), min_size=1, max_size=20, unique=True))
+def test_any_strings_come_back(words: list[str]) -> None:
+    ranked = {word: len(words) - place for place, word in enumerate(words)}
+    vocabulary = _reloaded(_build(ranked))
+    assert vocabulary.values(torch.arange(len(words))).to_list() == words
+
+
 @settings(deadline=None, max_examples=100)
 @given(
     st.dictionaries(st.integers(INT64_MIN, INT64_MAX), st.integers(1, 5), min_size=1, max_size=40),

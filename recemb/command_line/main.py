@@ -31,7 +31,7 @@ VERBS = {
     "fit": Verb("train; restore the best checkpoint by validation; test it once", TRAIN),
     "validate": Verb("measure a checkpoint on the validation file", TRAIN),
     "test": Verb("measure a checkpoint on the test file", TRAIN),
-    "predict": Verb("write a checkpoint's click probabilities for the test file", TRAIN),
+    "predict": Verb("write what a checkpoint predicts for the rows of the test file", TRAIN),
     "plan": Verb("print where the tables of a training would lie, and what that costs", "plan"),
     "search": Verb(
         "learn which dimensions are worth their bytes, and train what is found", "search.verb"

@@ -16,7 +16,6 @@ from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild
 from recemb.results import new_run, versions, write_results
 from recemb.serving.item_index import ItemIndex
-from recemb.serving.next_item import raw_of_index
 from recemb.serving.program import with_served_tables
 from recemb.serving.recommend import Recommender
 from recemb.vocabulary import Vocabulary
@@ -74,7 +73,7 @@ def run(arguments: list[str]) -> None:
     served = with_served_tables(model.eval())
     alike = option == "substitutes_of"
     items_BK, scores_BK = best(served, user_B, options.count, allowed_V, index, alike)
-    raw_BK = raw_of_index(items)[items_BK]
+    raw_BK = items.raw_of_index()[items_BK]
     column = "query" if query == ITEM else query  # beside the column of the items that come
     rows = pl.DataFrame(
         {

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import torch
 import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
@@ -30,6 +29,7 @@ from recemb.checkpoint import (
 )
 from recemb.checkpoint_callbacks import BestCheckpoint, Header
 from recemb.command_line.mistakes import mistake_in
+from recemb.command_line.predict import predict
 from recemb.command_line.show import summary
 from recemb.distributed import lost, strategy
 from recemb.errors import RecembError
@@ -157,6 +157,14 @@ class TrainingCLI(LightningCLI):
             default=None,
             help="checkpoint of another configuration or other data, of which fit keeps what fits",
         )
+        if self.verb == "predict":
+            parser.add_argument(
+                "--keep",
+                nargs="+",
+                default=[],
+                metavar="COLUMN",
+                help="columns of the test file that are written beside the predictions",
+            )
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments(
             "data", "model.init_args.schema", compute_fn=self._schema, apply_on="instantiate"
@@ -419,13 +427,8 @@ def measure(cli: TrainingCLI) -> dict[str, Any]:
 def _predict(cli: TrainingCLI) -> dict[str, Any]:
     """Write the predictions of the test file, in its order: click probabilities, or best items."""
     _load(cli)
-    found: Any = cli.trainer.predict(cli.model, datamodule=cli.datamodule) or []
-    columns = {name: torch.cat([one[name] for one in found]).numpy() for name in found[0]}
-    path = cli.folder / "predictions.parquet"
-    predictions = pl.DataFrame(columns)
-    with whole_file(path) as temporary:
-        predictions.write_parquet(temporary)
-    return {"checkpoint": cli.config.ckpt_path, "predictions": str(path), "rows": len(predictions)}
+    written = predict(cli.trainer, cli.model, cli.datamodule, cli.config.keep, cli.folder)
+    return {"checkpoint": cli.config.ckpt_path, **written}
 
 
 def _has_validation(data: Any) -> bool:

@@ -99,7 +99,7 @@ class NextItemProgram(Program):
         """Keep how the model finds items."""
         self._model = (cast(NextItemModel, model),)  # in a tuple, lest it become a part once more
         if not self.by_attributes:
-            self.register_buffer("raw_V", raw_of_index(self.schema.vocabularies[ITEM]))
+            self.register_buffer("raw_V", self.schema.vocabularies[ITEM].raw_of_index())
 
     def _inputs(self) -> list[str]:
         return self.names if self.by_attributes else [ITEM]
@@ -234,13 +234,6 @@ class NextItemProgram(Program):
         return list_difference(
             answer, model.best(history, NUM_BEST), self.schema.vocabularies[ITEM]
         )
-
-
-def raw_of_index(vocabulary: Vocabulary) -> Tensor:
-    """Return the raw id of each known index: (V,)."""
-    raw_V = torch.empty_like(vocabulary.keys_V)
-    raw_V[vocabulary.index_V] = vocabulary.keys_V
-    return raw_V
 
 
 def list_difference(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from recemb.errors import RecembError
 from recemb.schema import Schema
-from recemb.serving.next_item import NUM_BEST, TOLERANCE, list_difference, raw_of_index
+from recemb.serving.next_item import NUM_BEST, TOLERANCE, list_difference
 from recemb.serving.parity import index_of
 from recemb.serving.program import Program
 
@@ -77,7 +77,7 @@ class RecommendProgram(Program):
         recommender = cast(Recommender, model)
         self._model = (recommender,)  # in a tuple, lest it become a part once more
         user_UD, item_VD = recommender.all_vectors()
-        self.register_buffer("raw_V", raw_of_index(self.items))
+        self.register_buffer("raw_V", self.items.raw_of_index())
         if self.is_propagated:
             self.register_buffer("user_UD", user_UD)
             self.register_buffer("item_VD", item_VD)

@@ -138,10 +138,16 @@ def test_served_items_are_those_that_predict_names(folder, mode, tmp_path):
         "history.size": torch.tensor([len(one) for one in raw]),
     }
     items, scores = torch.jit.load(tmp_path / "model.pt")(inputs)
-    wanted = predicted["scores"].to_numpy()
-    np.testing.assert_allclose(scores[:, :20], wanted, rtol=1e-4, atol=1e-4)
-    same = (items[:, :20].numpy() == predicted["items"].to_numpy()) | ~np.isfinite(wanted)
-    assert same.mean() > 0.99  # scores that are equal up to rounding may change places
+    same = []
+    for own, own_scores, raw_K, scores_K in zip(
+        predicted["items"], predicted["scores"], items, scores, strict=True
+    ):
+        # Items by their names in the file; where a session leaves fewer, a list is shorter.
+        num = len(own)
+        assert num == min(20, int((scores_K > -torch.inf).sum()))
+        np.testing.assert_allclose(scores_K[:num], own_scores, rtol=1e-4, atol=1e-4)
+        same += [hash_string(name) == raw for name, raw in zip(own, raw_K.tolist(), strict=False)]
+    assert np.mean(same) > 0.99  # scores that are equal up to rounding may change places
 
 
 def test_a_new_item_is_served_by_its_attributes(folder, tmp_path):

@@ -128,10 +128,38 @@ def test_other_verbs_open_only_what_they_need(folder: Path, verb: str, unneeded:
     tabular(folder).setup(verb)
 
 
-def test_predict_reads_the_test_file(folder: Path) -> None:
+@pytest.mark.parametrize("label", [None, "absent", "click"])
+def test_predict_reads_the_test_file_without_its_label(folder: Path, label: str | None) -> None:
+    schema = tabular(folder).schema
+    rows = OTHER.drop("y")
+    if label != "absent":
+        rows = rows.with_columns(y=pl.lit(label, pl.String))
+    rows.write_parquet(folder / "test.parquet")
+    (folder / "train.parquet").unlink()
     data = tabular(folder)
+    data.schema = schema
     data.setup("predict")
-    assert data.predict_dataloader() is data.test_dataloader()
+    (batch,) = data.predict_dataloader()
+    assert batch.ids["a"].values().tolist() == [2, 2, 2, 0]
+    with pytest.raises(RecembError, match=r"test\.parquet: column 'y'"):
+        data.test_dataloader()
+
+
+def test_columns_are_kept_in_the_order_of_the_file(folder: Path) -> None:
+    data = tabular(folder)
+    assert data.kept_columns([]).columns == []
+    kept = data.kept_columns(["y", "a", "y"])
+    assert kept.rows() == [(0, 3), (1, 3), (0, 3), (1, 1)]
+    with pytest.raises(RecembError, match=r"test\.parquet: column 'b' is missing; the file has"):
+        data.kept_columns(["b"])
+    data.keys = {"a": "account", "none": "other"}
+    assert data.kept_columns(["d", "account", "a"]).columns == ["account", "d"]
+
+
+def test_nothing_is_predicted_without_a_file(folder: Path) -> None:
+    data = tabular(folder, test=None)
+    with pytest.raises(RecembError, match=r"^data: there is no file to predict; give test"):
+        data.setup("predict")
 
 
 @pytest.mark.parametrize("name", ["batch_size", "eval_batch_size"])
