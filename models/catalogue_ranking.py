@@ -104,7 +104,7 @@ def best_items(
 ) -> tuple[Tensor, Tensor]:
     """Return the best items of each query, as indices, and their scores: (B, K) each.
 
-    Where a query has fewer items to choose from, the last scores are minus infinity.
+    Where a query has fewer items to choose from, the last are -1 and their scores minus infinity.
 
     Args:
         query_BD: Queries, so many that their scores for :data:`TILE_ITEMS` items fit in memory.
@@ -124,11 +124,17 @@ def best_items(
             scores_BT = scores_BT.index_put_(place, scores_BT.new_tensor(-torch.inf))
         found = scores_BT.topk(min(count, last - first), 1)
         parts.append((found.indices + first, found.values))
-    if len(parts) == 1:
-        return parts[0]
-    items = torch.cat([items_BK for items_BK, _ in parts], 1)
-    found = torch.cat([scores_BK for _, scores_BK in parts], 1).topk(count, 1)
-    return items.gather(1, found.indices), found.values
+    items_BK, scores_BK = parts[0]
+    if len(parts) > 1:
+        items_BM = torch.cat([items for items, _ in parts], 1)
+        found = torch.cat([scores for _, scores in parts], 1).topk(count, 1)
+        items_BK, scores_BK = items_BM.gather(1, found.indices), found.values
+    return found_items(items_BK, scores_BK), scores_BK
+
+
+def found_items(items_BK: Tensor, scores_BK: Tensor) -> Tensor:
+    """Return items, -1 in place of those that may not come: their scores are minus infinity."""
+    return items_BK.masked_fill(scores_BK == -torch.inf, -1)
 
 
 def metric_names(cutoffs: Sequence[int]) -> list[str]:

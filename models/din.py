@@ -23,10 +23,11 @@ from data.batch import Batch
 from models.attention import Form, TargetAttention
 from models.feature_task import FeatureTask
 from models.layers import MLP, Activation
+from models.parallel_histories import common_lengths
 from models.regularization import Met, batch_aware_decay
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
-from recemb.jagged import Ids, Jagged, is_tracing, to_padded
+from recemb.jagged import Ids, Jagged, to_padded
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
@@ -153,20 +154,15 @@ class DIN(FeatureTask):
         vectors: Mapping[str, Tensor],
     ) -> list[Tensor]:
         """Return the target's vectors and the weighted history's, (B, d) each."""
-        lengths_B = next(iter(bags.values())).lengths
+        lengths_B = common_lengths({self.history[name]: bag for name, bag in bags.items()})
         batch = lengths_B.shape[0]
         targets, histories = [], []
-        for name, bag in bags.items():
-            if not is_tracing() and not torch.equal(bag.lengths, lengths_B):
-                raise RecembError(
-                    f"columns {list(self.history.values())}: parallel histories must have equal "
-                    "lengths in every row; align them"
-                )
+        for name in bags:
             item_Ud = self._described(name, vectors)
             place_N = items[name][1]
             targets.append(item_Ud[place_N[:batch]])
             # Pad places, not vectors: eight bytes per item instead of 4 d.
-            place_BL, mask_BL = to_padded(Jagged(place_N[batch:], bag.lengths))
+            place_BL, mask_BL = to_padded(Jagged(place_N[batch:], lengths_B))
             padded = item_Ud.index_select(0, place_BL.flatten())
             histories.append(padded.unflatten(0, mask_BL.shape))
         target_Bd = torch.cat(targets, 1)

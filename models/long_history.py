@@ -22,6 +22,7 @@ from models.din import check_history
 from models.feature_task import FeatureTask
 from models.jagged_products import Places, sums
 from models.layers import MLP, Activation, averages_kept
+from models.parallel_histories import common_lengths
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Ids, Jagged, is_tracing, position_of_each, to_padded
@@ -220,51 +221,46 @@ class LongHistoryTask(FeatureTask):
     def read(self, ids: Mapping[str, Ids]) -> tuple[list[Items], list[Tensor]]:
         """Return what targets and behaviours read, and the context's vectors: (B, ...) each."""
         bags = {name: cast(Jagged, ids[column]) for name, column in self.history.items()}
-        first = next(iter(bags.values()))
-        times_N = self.times(ids, first)
+        lengths_B = common_lengths(self._parallel(ids))
+        times_N = self.times(ids, lengths_B)
         asked: dict[str, Ids] = {name: ids[name] for name in self.context}
         places = {}
         for name, bag in bags.items():
-            self._check_parallel(bag, first)
             asked[name], places[name] = distinct_items(cast(Tensor, ids[name]), bag.values)
         asked = self.described(asked)
         asked |= {copy: asked[original] for copy, original in self.copies.items()}
         vectors = cast(dict[str, Tensor], self.embeddings(asked))
-        batch = first.lengths.shape[0]
+        batch = lengths_B.shape[0]
         items = []
         for name in self.history:
             representation_UD = torch.cat([vectors[one] for one in self.names_of(name)], 1)
             query_Ud, key_Ud = self.attention_of(name, vectors, representation_UD)
             place_N = places[name]
-            own = Places(place_N[batch:], first.lengths)
+            own = Places(place_N[batch:], lengths_B)
             items.append(Items(representation_UD, query_Ud, key_Ud, place_N[:batch], own))
         query_Td, key_Td = self.attention_of_times()
-        at_target_B = torch.zeros_like(first.lengths)
-        own = Places(times_N, first.lengths)
+        at_target_B = torch.zeros_like(lengths_B)
+        own = Places(times_N, lengths_B)
         items.append(Items(self.time.weight, query_Td, key_Td, at_target_B, own))
         context = [vectors[one] for name in self.context for one in self.names_of(name)]
         return items, context
 
-    def times(self, ids: Mapping[str, Ids], history: Jagged) -> Tensor:
+    def _parallel(self, ids: Mapping[str, Ids]) -> dict[str, Jagged]:
+        """Return the histories, and the seconds if there are any."""
+        columns = [*self.history.values(), *([self.seconds] if self.seconds else [])]
+        return {column: cast(Jagged, ids[column]) for column in columns}
+
+    def times(self, ids: Mapping[str, Ids], lengths_B: Tensor) -> Tensor:
         """Return the time of each behaviour: 1 (newest) .. num_times."""
         if self.seconds is not None:
-            gaps = cast(Jagged, ids[self.seconds])
-            self._check_parallel(gaps, history)
-            return times_of_seconds(gaps.values, self.get_buffer("edges_T"))
+            gap_N = cast(Jagged, ids[self.seconds]).values
+            return times_of_seconds(gap_N, self.get_buffer("edges_T"))
         if AGES in ids:
             age_N = cast(Jagged, ids[AGES]).values
         else:
-            length_N = torch.repeat_interleave(history.lengths, history.lengths)
-            age_N = length_N - 1 - position_of_each(history.lengths)
+            length_N = torch.repeat_interleave(lengths_B, lengths_B)
+            age_N = length_N - 1 - position_of_each(lengths_B)
         return times_of_ages(age_N, self.network.num_times)
-
-    def _check_parallel(self, one: Jagged, first: Jagged) -> None:
-        if one is not first and not is_tracing() and not torch.equal(one.lengths, first.lengths):
-            columns = [*self.history.values(), *([self.seconds] if self.seconds else [])]
-            raise RecembError(
-                f"columns {columns}: parallel histories must have equal lengths in every row; "
-                "align them"
-            )
 
     def score_items(self, items: list[Items], context_BC: Tensor) -> Tensor:
         """Return the logits of B samples from what their targets and behaviours have read."""

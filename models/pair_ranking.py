@@ -308,6 +308,8 @@ class PairRanking(EmbeddingTask):
     ) -> tuple[Tensor, Tensor]:
         """Return the best items of users without those that training has of them: (B, K) each.
 
+        Where fewer are left, the last are -1 and their scores minus infinity.
+
         Args:
             user_BD: Vectors of the users.
             item_VD: Of all items.

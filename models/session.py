@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.batch import Batch
-from models.catalogue_ranking import best_items, metric_names, metrics, ranks
+from models.catalogue_ranking import best_items, found_items, metric_names, metrics, ranks
 from models.codebook_logits import CodebookLogits
 from models.embedding_task import EmbeddingTask
 from models.feature_task import common_dim
@@ -213,7 +213,8 @@ class SessionTransformer(EmbeddingTask):
     def best(self, history: Jagged, count: int) -> tuple[Tensor, Tensor]:
         """Return the best items of B sequences, as indices, and their scores: (B, K) each.
 
-        Where a sequence has fewer items to choose from, the last scores are minus infinity.
+        Where a sequence has fewer items to choose from, the last are -1 and their scores minus
+        infinity.
 
         Args:
             history: Sequences of ids.
@@ -251,7 +252,7 @@ class SessionTransformer(EmbeddingTask):
         more_BK = score_BL.new_full((1, count), -torch.inf).expand(query_BD.shape[0], -1)
         found = torch.cat([score_BL, more_BK], 1).topk(count, 1)
         item_BL = torch.cat([item_BL, torch.zeros_like(more_BK, dtype=torch.int64)], 1)
-        return item_BL.gather(1, found.indices), found.values
+        return found_items(item_BL.gather(1, found.indices), found.values), found.values
 
     # Training
 
@@ -379,8 +380,7 @@ class SessionTransformer(EmbeddingTask):
     def predict_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return the best items of each row, -1 where there are no more, and their scores."""
         items_BK, scores_BK = self.best(split_keyed(batch.ids)[HISTORY], NUM_PREDICTED)
-        is_item_BK = scores_BK > -torch.inf
-        return {"items": torch.where(is_item_BK, items_BK, -1), "scores": scores_BK}
+        return {"items": items_BK, "scores": scores_BK}
 
     def on_predict_epoch_end(self) -> None:
         """Forget the catalogue."""

@@ -11,9 +11,8 @@ Both are TorchScript that needs only torch, as ``recemb export`` writes it.
 Shapes: C targets of a request, L behaviours, k kept ones, V ids, d attention vector.
 """
 
-import io
-import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -30,10 +29,13 @@ from models.long_history import (
 )
 from recemb.accounting import module_bytes
 from recemb.errors import RecembError
-from recemb.files import whole_file
+from recemb.files import whole_file, writing
 from recemb.jagged import Ids, Jagged
+from recemb.serving.archive import write_checksum, write_program
+from recemb.serving.checks import Checked, Input, checked_trace
+from recemb.serving.export import describe
 from recemb.serving.parity import TOLERANCE
-from recemb.serving.program import SIZE, ServedProgram, with_served_tables
+from recemb.serving.program import SIZE, ServedProgram, known_index, with_served_tables
 from recemb.vocabulary import Vocabulary
 
 LARGEST = 127
@@ -118,6 +120,17 @@ class SearchProgram(nn.Module):
         self.register_buffer("time_T", (key_Td @ query_Td[0]).detach() * time_scale)
         self.search = compiled_search()
 
+    def inputs(self) -> list[Input]:
+        """Return the inputs."""
+        targets, histories = list(self.history), list(self.history.values())
+        if self.seconds is not None:
+            histories.append(self.seconds)
+        return [
+            Input(name, like=first if number else None)
+            for first, *others in (targets, histories)
+            for number, name in enumerate([first, *others])
+        ]
+
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return positions; see the class."""
         return self.search(*self.vectors(inputs), self.keep)
@@ -138,11 +151,13 @@ class SearchProgram(nn.Module):
 
     def vectors(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (C, d), keys (L, d) and what the time adds (L,)."""
-        queries, keys = [], []
+        queries: list[Tensor] = []
+        keys: list[Tensor] = []
         for number, (name, column) in enumerate(self.history.items()):
-            vocabulary = self.vocabularies[name]
-            queries.append(self.queries[str(number)](vocabulary.lookup(inputs[name])))
-            keys.append(self.keys[str(number)](vocabulary.lookup(inputs[column])))
+            sides = ((queries, self.queries, name), (keys, self.keys, column))
+            for found, rows, asked in sides:
+                ids_N = known_index(asked, self.vocabularies[name], inputs[asked])
+                found.append(rows[str(number)](ids_N))
         first_L = inputs[next(iter(self.history.values()))]
         if self.seconds is None:
             times_L = times_of_ages(torch.ones_like(first_L).cumsum(0).flip(0) - 1, self.num_times)
@@ -160,16 +175,19 @@ class RankProgram(ServedProgram):
     lists, how many came after it in the whole history.
     """
 
-    @property
-    def input_names(self) -> list[str]:
-        """The keys of the input dictionary."""
-        return [*super().input_names, AGES]
+    def use(self, model: nn.Module) -> None:
+        """Keep how the model scores samples, and which history ages are of."""
+        super().use(model)
+        self._history = next(iter(cast(LongHistoryTask, model).history.values()))
+
+    def inputs(self) -> list[Input]:
+        """Return the inputs, sizes before what they are of."""
+        return [*super().inputs(), Input(AGES, like=self._history)]
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return click probabilities."""
         ids = self.ids_of(inputs)
-        lists = [one for one in ids.values() if isinstance(one, Jagged)]
-        ids[AGES] = Jagged(inputs[AGES], lists[0].lengths)
+        ids[AGES] = Jagged(inputs[AGES], cast(Jagged, ids[self._history]).lengths)
         return self.predictions(ids, inputs)
 
 
@@ -230,38 +248,39 @@ def export_stages(model: LongHistoryTask, output: Path) -> dict[str, object]:
             )
     model = cast(LongHistoryTask, with_served_tables(model.eval().requires_grad_(False)))
     example = Request.drawn(model, targets=3, length=50)
-    programs: dict[str, nn.Module] = {"search": SearchProgram(model)}
-    inputs = {"search": example.search_inputs()}
-    if model.seconds is None:
-        programs["rank"] = RankProgram(model)
-    else:
-        programs["rank"] = ServedProgram(model)
+    search = SearchProgram(model)
+    rank = ServedProgram(model) if model.seconds is not None else RankProgram(model)
     with torch.no_grad():
-        found_CK = programs["search"](inputs["search"])
-        inputs["rank"] = example.rank_inputs(found_CK)
-        written = {name: traced(one, inputs[name]) for name, one in programs.items()}
-    loaded = {name: torch.jit.load(io.BytesIO(one)) for name, one in written.items()}
-    report: dict[str, object] = check_stages(model, programs, loaded)
-    for name, one in written.items():
-        path = output.with_suffix(f".{name}.pt")
-        try:
-            with whole_file(path) as temporary:
-                temporary.write_bytes(one)
-        except OSError as error:
-            raise RecembError(f"{path}: cannot be written ({error.strerror or error})") from error
-        report[name] = {"path": str(path), "bytes": module_bytes(programs[name])}
+        asked = {"search": example.search_inputs()}
+        asked["rank"] = example.rank_inputs(search(asked["search"]))
+    programs: dict[str, nn.Module] = {"search": search, "rank": rank}
+    paths = {name: output.with_suffix(f".{name}.pt") for name in programs}
+    with ExitStack() as files:
+        # Both are checked before either has its name.
+        loaded: dict[str, nn.Module] = {}
+        for name, program in programs.items():
+            files.enter_context(writing(paths[name]))
+            temporary = files.enter_context(whole_file(paths[name]))
+            traced = checked_trace(cast(Checked, program), asked[name])
+            write_program(traced, temporary, descriptions(model)[name])
+            loaded[name] = torch.jit.load(temporary)
+        report: dict[str, object] = check_stages(model, search, loaded)
+    for name, path in paths.items():
+        report[name] = {
+            "path": str(path),
+            "bytes": module_bytes(programs[name]),
+            "checksum": write_checksum(path),
+        }
     return report
 
 
-def traced(program: nn.Module, inputs: dict[str, Tensor]) -> bytes:
-    """Return a program as the bytes of a TorchScript file."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.jit.save(torch.jit.trace(program, (inputs,), check_trace=False), buffer)
-    return buffer.getvalue()
+def descriptions(model: LongHistoryTask) -> dict[str, dict[str, object]]:
+    """Return what a caller must know of each input, by program."""
+    every = describe(model.schema)
+    own = [*model.history, *model.history.values(), *([model.seconds] if model.seconds else [])]
+    ages = {"type": "list of int64", "meaning": "behaviours after each one that was found"}
+    rank = every if model.seconds else {**every, AGES: ages}
+    return {"search": {name: every[name] for name in own}, "rank": rank}
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +356,7 @@ class Request:
 
 @torch.no_grad()
 def check_stages(
-    model: LongHistoryTask, programs: Mapping[str, nn.Module], loaded: Mapping[str, nn.Module]
+    model: LongHistoryTask, search: SearchProgram, loaded: Mapping[str, nn.Module]
 ) -> dict[str, object]:
     """Return how well both stages do what the model does in one.
 
@@ -346,7 +365,6 @@ def check_stages(
             loaded search does not find the largest of its own, or the ranking of what the model
             keeps differs from the model.
     """
-    search = cast(SearchProgram, programs["search"])
     whole = ServedProgram(model)
     recalls, difference = [], 0.0
     for number, (targets, length) in enumerate(REQUESTS):

@@ -70,6 +70,7 @@ def run(arguments: list[str]) -> None:
         "run": str(folder),
         "checkpoint": str(options.checkpoint),
         "program": str(output),
+        "checksum": found["checksum"],
         **quantized,
         "parity": found["parity"],
         **stages,

@@ -16,6 +16,7 @@ from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild
 from recemb.results import new_run, versions, write_results
 from recemb.serving.item_index import ItemIndex
+from recemb.serving.next_item import NOTHING, raw_items
 from recemb.serving.program import with_served_tables
 from recemb.serving.recommend import Recommender
 from recemb.vocabulary import Vocabulary
@@ -73,7 +74,7 @@ def run(arguments: list[str]) -> None:
     served = with_served_tables(model.eval())
     alike = option == "substitutes_of"
     items_BK, scores_BK = best(served, user_B, options.count, allowed_V, index, alike)
-    raw_BK = items.raw_of_index()[items_BK]
+    raw_BK = raw_items(items.raw_of_index(), items_BK)
     column = "query" if query == ITEM else query  # beside the column of the items that come
     rows = pl.DataFrame(
         {
@@ -151,7 +152,7 @@ def best(
 ) -> tuple[Tensor, Tensor]:
     """Return the best items of queries that are allowed and that they do not have: (B, K) each.
 
-    Where there are fewer, the last scores are minus infinity.
+    Where there are fewer, the last are -1 and their scores minus infinity.
 
     Args:
         model: That ranks items.
@@ -186,4 +187,5 @@ def best(
     had_E = row_E * len(item_VD) + seen_P[offsets_U1[user_B][row_E] + place_E]
     is_had_BK = torch.isin(row_B1 * len(item_VD) + items_BK, had_E) | (items_BK < 0)
     found = scores_BK.masked_fill(is_had_BK, -torch.inf).topk(min(count, asked), 1)
-    return items_BK.gather(1, found.indices).clamp(min=0), found.values
+    is_none_BK = found.values == -torch.inf
+    return items_BK.gather(1, found.indices).masked_fill(is_none_BK, NOTHING), found.values

@@ -1,25 +1,19 @@
 """Export: a checkpoint's model as a TorchScript file that needs nothing but torch."""
 
-import io
-import json
-import warnings
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from recemb.accounting import module_bytes
-from recemb.errors import RecembError
-from recemb.files import whole_file
+from recemb.files import whole_file, writing
 from recemb.schema import Schema
+from recemb.serving.archive import write_checksum, write_program
+from recemb.serving.checks import checked_trace
 from recemb.serving.next_item import NextItemProgram
 from recemb.serving.parity import Case, check_parity, make_request
 from recemb.serving.program import ServedProgram
 from recemb.serving.recommend import RecommendProgram
-
-DESCRIPTION = "inputs.json"
-"""The extra file inside the exported one that says what the inputs are."""
-
 
 AnyProgram = ServedProgram | NextItemProgram | RecommendProgram
 
@@ -32,23 +26,13 @@ def served_program(model: nn.Module) -> AnyProgram:
 
 
 def trace(program: AnyProgram) -> torch.jit.ScriptModule:
-    """Return the program as TorchScript.
-
-    Tracing records tensor operations. A size that Python turned into a number would be frozen into
-    the program and be wrong for every other request, so the tracer's warning of it is an error.
-    """
+    """Return the program as TorchScript, behind the checks of its inputs."""
     if isinstance(program, ServedProgram):
         generator = torch.Generator().manual_seed(0)
         example = make_request(program.schema, Case("example", 3), generator).raw
     else:
         example = program.example()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        traced = torch.jit.trace(program, (example,), check_trace=False)
-    assert isinstance(traced, torch.jit.ScriptModule)
-    return traced
+    return checked_trace(program, example)
 
 
 def describe(schema: Schema) -> dict[str, object]:
@@ -73,36 +57,30 @@ def export(model: nn.Module, schema: Schema, output: Path) -> dict[str, object]:
     Args:
         model: Trained, on the CPU. It is left in evaluation mode, its parameters frozen.
         schema: Of its data.
-        output: The file; it is written whole or not at all.
+        output: The file; it is written whole or not at all. Beside it lies its checksum
+            (:mod:`recemb.serving.archive`).
 
     Returns:
-        ``parity`` (largest difference per case), ``serving_bytes`` (of tensors), ``file_bytes``
-        and ``inputs``.
+        ``parity`` (largest difference per case), ``serving_bytes`` (of tensors), ``file_bytes``,
+        ``checksum`` and ``inputs``.
 
     Raises:
         RecembError: If the program and the model disagree, or the file cannot be written.
     """
     program = served_program(model.requires_grad_(False))
-    buffer = io.BytesIO()
     inputs = describe(schema) if isinstance(program, ServedProgram) else program.describe()
-    with torch.no_grad():
-        traced = trace(program)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(traced, buffer, _extra_files={DESCRIPTION: json.dumps(inputs, indent=1)})
-        loaded = torch.jit.load(io.BytesIO(buffer.getvalue()))
-    if isinstance(program, ServedProgram):
-        parity = check_parity(loaded, model.eval(), schema)
-    else:
-        parity = program.check_parity(loaded, model.eval())
-    try:
-        with whole_file(output) as temporary:
-            temporary.write_bytes(buffer.getvalue())
-    except OSError as error:
-        raise RecembError(f"{output}: cannot be written ({error.strerror or error})") from error
+    traced = trace(program)
+    with writing(output), whole_file(output) as temporary:
+        write_program(traced, temporary, inputs)
+        loaded = torch.jit.load(temporary)
+        if isinstance(program, ServedProgram):
+            parity = check_parity(loaded, model.eval(), schema)
+        else:
+            parity = program.check_parity(loaded, model.eval())
     return {
         "parity": parity,
         "serving_bytes": module_bytes(program),
         "file_bytes": output.stat().st_size,
+        "checksum": write_checksum(output),
         "inputs": inputs,
     }

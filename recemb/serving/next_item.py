@@ -5,7 +5,8 @@ best items of the catalogue:
 
     history       (N,) int64, the items of all sessions, one session after the other, oldest first
     history.size  (B,) int64, how many each session has
-    ->            (B, K) int64 raw ids and (B, K) float32 scores, best first
+    ->            (B, K) int64 raw ids and (B, K) float32 scores, best first; where there are fewer
+                  items to choose from, the last are -1 with a score of minus infinity
 
 A model that knows items by their attributes alone needs no catalogue: items of sessions, and the C
 items among which it is to choose, are given by what is known of them, be they new or not. With an
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from recemb.errors import RecembError
 from recemb.jagged import Ids, Jagged
 from recemb.schema import Schema
+from recemb.serving.checks import Input
 from recemb.serving.parity import index_of
 from recemb.serving.program import SIZE, Program
 from recemb.vocabulary import Vocabulary
@@ -37,6 +39,8 @@ from recemb.vocabulary import Vocabulary
 ITEM, HISTORY, CANDIDATE = "item", "history", "candidate."
 NUM_BEST = 100
 """K, or all items where they are fewer."""
+NOTHING = -1
+"""Stands, as an index or a raw id, where there are fewer items than asked for."""
 TOLERANCE = 1e-5
 """Of a score, as a share of the largest: sums may be ordered by the batch's shape."""
 
@@ -53,7 +57,7 @@ class NextItemModel(Protocol):
         """Return the queries (B, D) of sessions of ids."""
 
     def best(self, history: Jagged, count: int) -> tuple[Tensor, Tensor]:
-        """Return the best items (B, count) of sessions, as indices, and their scores."""
+        """Return the best items (B, count) of sessions, as indices or -1, and their scores."""
 
     def embed(self, asked: Mapping[str, Ids], output_C: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return vectors of items by their features."""
@@ -104,6 +108,26 @@ class NextItemProgram(Program):
     def _inputs(self) -> list[str]:
         return self.names if self.by_attributes else [ITEM]
 
+    def inputs(self) -> list[Input]:
+        """Return the inputs, sizes before what they are of."""
+        sizes = f"{HISTORY}{SIZE}"
+        found = [Input(sizes)]
+        if not self.by_attributes:
+            return [*found, Input(HISTORY, sizes=sizes)]
+        first_candidate = None
+        for start in ("", CANDIDATE):
+            for name in self.names:
+                own = f"{start}{name}"
+                rows = f"{own}{SIZE}" if self.schema.is_list(name) else own
+                if start == CANDIDATE:
+                    found.append(Input(rows, like=first_candidate))
+                    first_candidate = first_candidate or rows
+                else:
+                    found.append(Input(rows, sizes=sizes))
+                if rows != own:
+                    found.append(Input(own, sizes=rows))
+        return found
+
     def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor] | Tensor:
         """Return the best items and their scores, or the scores of the candidates."""
         (model,) = self._model
@@ -115,7 +139,7 @@ class NextItemProgram(Program):
             return model.query(Jagged(vectors_ND, sizes_B)) @ candidate_CD.t()
         history = Jagged(self.index(HISTORY, ITEM, inputs[HISTORY]), sizes_B)
         items_BK, scores_BK = model.best(history, NUM_BEST)
-        return self.get_buffer("raw_V")[items_BK], scores_BK
+        return raw_items(self.get_buffer("raw_V"), items_BK), scores_BK
 
     def _described(self, inputs: Mapping[str, Tensor], start: str) -> dict[str, Ids]:
         """Return the features of items that are given by their attributes."""
@@ -236,6 +260,11 @@ class NextItemProgram(Program):
         )
 
 
+def raw_items(raw_V: Tensor, items_BK: Tensor) -> Tensor:
+    """Return the raw ids of items by index; -1 where there is none."""
+    return torch.where(items_BK < 0, NOTHING, raw_V[items_BK.clamp(min=0)])
+
+
 def list_difference(
     answer: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], vocabulary: Vocabulary
 ) -> float:
@@ -251,6 +280,8 @@ def list_difference(
     # Minus infinity stands for no item, in the same places.
     is_item_BK = wanted_scores_BK > -torch.inf
     if not torch.equal(scores_BK > -torch.inf, is_item_BK):
+        return float("inf")
+    if not bool((raw_BK[~is_item_BK] == NOTHING).all()):
         return float("inf")
     wanted = wanted_scores_BK.masked_fill(~is_item_BK, 0.0)
     scale = wanted.abs().max().clamp(min=1)

@@ -8,7 +8,8 @@ Inputs are one dictionary of tensors. With B samples and N ids in a column's lis
     <dense column>      (B,) float32
 
 A raw id is the integer of the training file, or xxHash64 (seed 0, UTF-8, as signed int64) of its
-string. The output is (B,) float32.
+string. The output is (B,) float32. Other types of numbers, and other requests than these, are the
+matter of :mod:`recemb.serving.checks`.
 """
 
 import copy
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from recemb.embeddings import Embeddings
 from recemb.jagged import Ids, Jagged, bag_of_each
 from recemb.schema import Schema
+from recemb.serving.checks import Input, asserted
 from recemb.vocabulary import Vocabulary
 
 SIZE = ".size"
@@ -53,6 +55,7 @@ def with_served_tables(model: nn.Module) -> nn.Module:
     served = embeddings.served()
     if served is embeddings:
         return model
+    served.requires_grad_(False)  # made to be served, and new
     other = copy.copy(model)
     other._modules = {**model._modules, "embeddings": served}
     return other
@@ -101,17 +104,15 @@ class Program(nn.Module):
 
     def index(self, name: str, space: str, values: Tensor) -> Tensor:
         """Return the indices of the raw ids of column ``name``."""
-        vocabulary = self.vocabularies[space]
-        index = vocabulary.lookup(values)
-        if vocabulary.config.unknown == "error":
-            # The check returns a zero that the result depends on: TorchScript would drop an
-            # assertion that nothing depends on.
-            zero = torch.zeros((), dtype=torch.int64)
-            message = f"column {name}: unknown id"
-            index = index + torch.ops.aten._functional_assert_async.msg(
-                (index >= 0).all(), message, zero
-            )
-        return index
+        return known_index(name, self.vocabularies[space], values)
+
+
+def known_index(name: str, vocabulary: Vocabulary, values: Tensor) -> Tensor:
+    """Return the indices of the raw ids of column ``name``, which a trace refuses as data would."""
+    index = vocabulary.lookup(values)
+    if vocabulary.config.unknown == "error":
+        index = asserted(index, (index >= 0).all(), f"column {name}: unknown id")
+    return index
 
 
 class ServedProgram(Program):
@@ -134,11 +135,18 @@ class ServedProgram(Program):
         self._score, self._standardize = ranker.score, ranker.standardize
         self._prediction = ranker.prediction
 
-    @property
-    def input_names(self) -> list[str]:
-        """The keys of the input dictionary."""
-        lists = [f"{name}{SIZE}" for name, one in self.schema.columns.items() if one.is_list]
-        return [*self.schema.columns, *lists, *self.schema.dense]
+    def inputs(self) -> list[Input]:
+        """Return the inputs, sizes before what they are of."""
+        found: list[Input] = []
+        for name, column in self.schema.columns.items():
+            first = found[0].name if found else None
+            if column.is_list:
+                sizes = f"{name}{SIZE}"
+                found += [Input(sizes, like=first), Input(name, sizes=sizes)]
+            else:
+                found.append(Input(name, like=first))
+        dense = (Input(name, is_number=True, like=found[0].name) for name in self.schema.dense)
+        return [*found, *dense]
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return predictions."""

@@ -4,7 +4,8 @@
     ->       (B, K) int64 raw items and (B, K) float32 scores, best first, and (B, D) float32: the
              queries' vectors, with which an index of the items can be searched elsewhere
 
-Items that training has of a query are left out. A query that is not known has the mean of all
+Items that training has of a query are left out; where fewer than K are left, the last are -1 with a
+score of minus infinity. A query that is not known has the mean of all
 queries' vectors, so gets what fits most. Vectors that propagate are propagated once, when the
 program is made, and it holds them; where vectors are those of the tables, it holds the tables as
 they are served. A raw id is the integer of the training file, or xxHash64 (seed 0, UTF-8, as signed
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from recemb.errors import RecembError
 from recemb.schema import Schema
-from recemb.serving.next_item import NUM_BEST, TOLERANCE, list_difference
+from recemb.serving.checks import Input
+from recemb.serving.next_item import NUM_BEST, TOLERANCE, list_difference, raw_items
 from recemb.serving.parity import index_of
 from recemb.serving.program import Program
 
@@ -48,7 +50,7 @@ class Recommender(Protocol):
     def recommend(
         self, user_BD: Tensor, item_VD: Tensor, user_B: Tensor, count: int
     ) -> tuple[Tensor, Tensor]:
-        """Return the best items of queries (B, count), as indices, and their scores."""
+        """Return the best items of queries (B, count), as indices or -1, and their scores."""
 
 
 class RecommendProgram(Program):
@@ -97,7 +99,11 @@ class RecommendProgram(Program):
             user_BD = torch.where(is_known_B1, user_BD, self.get_buffer("mean_D"))
         count = min(NUM_BEST, model.num_items)
         items_BK, scores_BK = model.recommend(user_BD, item_VD, user_B, count)
-        return self.get_buffer("raw_V")[items_BK], scores_BK, user_BD
+        return raw_items(self.get_buffer("raw_V"), items_BK), scores_BK, user_BD
+
+    def inputs(self) -> list[Input]:
+        """Return the inputs."""
+        return [Input(self.query)]
 
     def describe(self) -> dict[str, object]:
         """Return what a caller must know of each input."""
