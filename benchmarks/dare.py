@@ -265,6 +265,7 @@ def served(run: Run, root: Path, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     from models.two_stages import Request
     from recemb.rebuild import rebuild
+    from recemb.serving.archive import load_program
 
     folder = root / f"export-{run.variant}-{run.seed}"
     if not (folder / "results.json").is_file():
@@ -272,7 +273,7 @@ def served(run: Run, root: Path, rounds: int) -> dict[str, Any]:
         call(["-m", "recemb", "export", str(run.checkpoint), "--stages", *output], 1)
     stages = json.loads((folder / "results.json").read_text())["stages"]
     model: Any = rebuild(run.checkpoint)[0]
-    program = torch.jit.load(folder / "model.search.pt")
+    program = load_program(folder / "model.search.pt")
     times = {}
     for length in (5_000, 10_000, 20_000):
         inputs = Request.drawn(model, TARGETS, length).search_inputs()

@@ -9,6 +9,7 @@ from typing import Any
 from recemb.errors import RecembError
 from recemb.memory import human_bytes
 from recemb.results import table
+from recemb.serving.archive import read_description
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -50,6 +51,20 @@ def summary(results: Mapping[str, Any]) -> str:
     return table(rows)
 
 
+def inputs_table(program: Path) -> str:
+    """Return what a program reads as a short table."""
+    return table(
+        {
+            name: ", ".join(
+                str(value) if key == "type" else f"{key}: {value}"
+                for key, value in one.items()
+                if value is not None
+            )
+            for name, one in read_description(program).items()
+        }
+    )
+
+
 def _table(one: Mapping[str, Any]) -> str:
     rows = f"{one['num_rows']:,} rows x {one['dim']}"
     known = f", {one['known']:,} ids known" if "known" in one else ""
@@ -58,10 +73,15 @@ def _table(one: Mapping[str, Any]) -> str:
 
 
 def run(arguments: list[str]) -> None:
-    """Print the results of the runs in and below a folder."""
+    """Print the results of the runs in and below a folder, or what an exported program reads."""
     parser = argparse.ArgumentParser(prog="python -m recemb show", description=run.__doc__)
-    parser.add_argument("folder", type=Path, help="a run folder, or one that holds several")
+    parser.add_argument(
+        "folder", type=Path, help="a run folder, one that holds several, or an exported program"
+    )
     folder = parser.parse_args(arguments).folder
+    if folder.suffix == ".pt":
+        print(f"{folder}: its content is what was written\n{inputs_table(folder)}")
+        return
     found = sorted(folder.glob("**/results.json"))
     if not found:
         raise RecembError(f"{folder}: there is no results.json in or below it; check the path")

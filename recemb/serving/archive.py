@@ -7,7 +7,8 @@ zip's own checksums are not looked at when torch loads a file, so beside the pro
 
     <XXH3, 128 bits, in hexadecimal digits>  <program's name>
 
-:func:`load_program` compares it; elsewhere ``xxh128sum -c model.pt.checksum`` does.
+:func:`load_program` and :func:`read_description` compare it first; elsewhere
+``xxh128sum -c model.pt.checksum`` does.
 """
 
 import io
@@ -79,11 +80,11 @@ def write_checksum(path: Path) -> str:
     return digest
 
 
-def load_program(path: Path) -> torch.jit.ScriptModule:
-    """Return a program whose bytes are those that were written.
+def check_program(path: Path) -> None:
+    """Compare a program with the checksum beside it.
 
     Raises:
-        RecembError: If the program or its checksum is missing, damaged or no program at all.
+        RecembError: If either is missing, or the program is not what was written.
     """
     beside = checksum_file(path)
     for one in (path, beside):
@@ -91,10 +92,32 @@ def load_program(path: Path) -> torch.jit.ScriptModule:
             raise RecembError(f"{one}: the file is missing; {REMEDY}")
     with reading(beside, "checksum", REMEDY):
         wanted = beside.read_bytes().split(maxsplit=1)[0].decode()
-    with reading(path, "program", REMEDY):
+    with reading(path, "program", REMEDY):  # a disk may fail too
         found = checksum(path)
     if found != wanted:
         raise RecembError(f"{path}: damaged, its content is not what was written; {REMEDY}")
+
+
+def load_program(path: Path) -> torch.jit.ScriptModule:
+    """Return a program whose bytes are those that were written.
+
+    Raises:
+        RecembError: If the program or its checksum is missing, damaged or no program at all.
+    """
+    check_program(path)
     with reading(path, "program", REMEDY), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return torch.jit.load(path)  # type: ignore[no-any-return]
+
+
+def read_description(path: Path) -> dict[str, dict[str, object]]:
+    """Return what a program says of its inputs, by name, without loading it.
+
+    Raises:
+        RecembError: If the program or its checksum is missing, damaged or no program at all.
+    """
+    check_program(path)
+    with reading(path, "program", REMEDY), zipfile.ZipFile(path) as archive:
+        (name,) = (one for one in archive.namelist() if one.endswith(f"/extra/{DESCRIPTION}"))
+        found: dict[str, dict[str, object]] = json.loads(archive.read(name))
+    return found

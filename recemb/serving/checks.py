@@ -122,6 +122,9 @@ class CheckedProgram(nn.Module):
     def __init__(self, program: nn.Module, inputs: Sequence[Input]) -> None:
         super().__init__()
         self.program = program
+        # Whoever reads a program's vectors finds them by their own names; they are stored once.
+        for name, buffer in program.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
         self.names = [one.name for one in inputs]
         self.is_number = [one.is_number for one in inputs]
         # TorchScript has no lists of values that may be None.

@@ -97,3 +97,14 @@ def test_metrics_of_known_ranks():
     assert by_name["ndcg@10"] == pytest.approx([1, 1 / math.log2(4), 0])
     assert by_name["mrr@10"] == pytest.approx([1, 1 / 3, 0])
     assert by_name["mrr@2"] == [1, 0, 0]
+
+
+@pytest.mark.usefixtures("_tiles")
+def test_where_nothing_is_left_stands_minus_one():
+    query, items = torch.ones(2, 1), torch.arange(NUM_ITEMS).float().unsqueeze(1)
+    had = torch.zeros(2, NUM_ITEMS, dtype=torch.bool)
+    had[0, 2:] = True
+    excluded = tuple(had.nonzero().T)
+    found, scores = best_items(query, lambda own, tile: own @ items[tile].T, NUM_ITEMS, 4, excluded)
+    assert found.tolist() == [[1, 0, -1, -1], [NUM_ITEMS - 1 - k for k in range(4)]]
+    assert scores[0].tolist() == [1.0, 0.0, -math.inf, -math.inf]
