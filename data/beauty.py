@@ -12,7 +12,7 @@ from data.cache import prepared_folder
 from data.columns import AttributeFile, ListColumn
 from data.files import cache_root, find_raw
 from data.raw_files import read_raw
-from data.sequences import FORMAT, ITEMS, SequenceData, leave_one_out, write_parts
+from data.sequences import FORMAT, ITEMS, SEQUENCE, SequenceData, leave_one_out, write_parts
 
 
 def prepare(source: Path, folder: Path, max_length: int) -> Path:
@@ -31,9 +31,10 @@ def prepare(source: Path, folder: Path, max_length: int) -> Path:
     paths = [source / name for name in names]
 
     def write(new: Path) -> None:
-        lists = read_raw(paths[0], {"items": "lists"})["items"]
+        rows = read_raw(paths[0], {"items": "lists"})
+        keys = rows.get_column("user", default=None)
         items = read_raw(paths[1], {"item": "integers", "attributes": "lists"})
-        write_parts(leave_one_out(lists, max_length), items, new, paths[0])
+        write_parts(leave_one_out(rows["items"], max_length, keys), items, new, paths[0])
 
     settings = {"max_length": max_length}
     return prepared_folder(folder, f"beauty-{FORMAT}", paths, settings, write)
@@ -50,6 +51,8 @@ class Beauty(SequenceData):
         eval_batch_size: Rows per batch of the other stages.
         seed: Of the order of the training rows.
     """
+
+    keys = {SEQUENCE: "user"}
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from data.columns import AttributeFile, IdColumn, ListColumn
 from data.files import cache_root, find_raw
 from data.movielens import read_movies
 from data.raw_files import read_raw
-from data.sequences import FORMAT, ITEMS, SequenceData, leave_one_out, write_parts
+from data.sequences import FORMAT, ITEMS, SEQUENCE, SequenceData, leave_one_out, write_parts
 
 
 def prepare(source: Path, folder: Path, max_length: int) -> Path:
@@ -32,9 +32,10 @@ def prepare(source: Path, folder: Path, max_length: int) -> Path:
     paths = [source / name for name in names]
 
     def write(new: Path) -> None:
-        lists = read_raw(paths[0], {"items": "lists"})["items"]
+        rows = read_raw(paths[0], {"items": "lists"})
+        keys = rows.get_column("user", default=None)
         movies = read_movies(paths[1]).rename({"movie": "item"})
-        write_parts(leave_one_out(lists, max_length), movies, new, paths[0])
+        write_parts(leave_one_out(rows["items"], max_length, keys), movies, new, paths[0])
 
     settings = {"max_length": max_length}
     return prepared_folder(folder, f"movielens1m-{FORMAT}", paths, settings, write)
@@ -52,6 +53,8 @@ class MovieLensSequences(SequenceData):
         eval_batch_size: Rows per batch of the other stages.
         seed: Of the order of the training rows.
     """
+
+    keys = {SEQUENCE: "user"}
 
     def __init__(
         self,

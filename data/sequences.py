@@ -4,6 +4,7 @@ Events (sequence, item, time) of any file become three files, one row per sequen
 
     history   list of items, oldest first
     item      the one that came next
+    sequence  in validation and test, where the events say it: whose row it is
 
 A training row stands for all its prefixes: a model that predicts at every position learns from each
 item but the first. Rows of validation and test stand for one prediction.
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
+import polars.selectors as cs
 
 from data.cache import prepared_folder
 from data.columns import AttributeFile, IdColumn, ListColumn
@@ -30,8 +32,10 @@ from data.tabular import STAGES
 from recemb.errors import RecembError
 
 Split = Literal["last_items", "last_sequences"]
-FORMAT = "sequences-2"
+FORMAT = "sequences-3"
 """Names what is written; it changes with the content, so no stale folder is read."""
+SEQUENCE = "sequence"
+"""The column that says whose row it is."""
 ITEMS = "items.parquet"
 """What is known of items, beside the three files."""
 
@@ -50,6 +54,8 @@ class SequenceData(Prepared):
         eval_batch_size: Rows per batch of the other stages.
         seed: Of the order of the training rows.
     """
+
+    keys = {SEQUENCE: SEQUENCE}
 
     def __init__(
         self,
@@ -116,6 +122,7 @@ class Sequences(SequenceData):
                 raise RecembError(f"data: {name} must be above 0 and below 0.5, got {share}")
         self.source = Path(source)
         self.named = {"sequence": sequence, "item": item, "time": time}
+        self.keys = {SEQUENCE: sequence}
         self.split = split
         self.shares = (validation_share, test_share)
         self.given_attributes = attributes
@@ -140,19 +147,20 @@ class Sequences(SequenceData):
         }  # fmt: skip
 
         def write(folder: Path) -> None:
-            lists = read_sequences(TableFile(paths[0]), **self.named)  # type: ignore[arg-type]
+            found = read_sequences(TableFile(paths[0]), **self.named)  # type: ignore[arg-type]
+            lists, keys = found["items"], found[SEQUENCE]
             if self.split == "last_items":
-                parts = leave_one_out(lists, self.max_length)
+                parts = leave_one_out(lists, self.max_length, keys)
             else:
-                parts = cut_by_time(lists, self.shares, self.max_length)
+                parts = cut_by_time(lists, self.shares, self.max_length, keys)
             known = read_items(TableFile(paths[1]), described.key) if described else None
             write_parts(parts, known, folder, paths[0])
 
         self.folder = prepared_folder(cache_root(), FORMAT, paths, settings, write)
 
 
-def read_sequences(file: TableFile, sequence: str, item: str, time: str | None) -> pl.Series:
-    """Return the items of each sequence, oldest first; sequences in the order of their last event.
+def read_sequences(file: TableFile, sequence: str, item: str, time: str | None) -> pl.DataFrame:
+    """Return each ``sequence`` and its ``items``, oldest first, in the order of their last events.
 
     Raises:
         RecembError: If a column is missing or an event lacks what orders or names it.
@@ -171,7 +179,7 @@ def read_sequences(file: TableFile, sequence: str, item: str, time: str | None) 
     grouped = ordered.group_by(sequence, maintain_order=True).agg(
         items=pl.col(item), last=pl.col(time or "row").last(), row=pl.col("row").last()
     )
-    return grouped.sort("last", "row")["items"]
+    return grouped.sort("last", "row").select(pl.col(sequence).alias(SEQUENCE), "items")
 
 
 def read_items(file: TableFile, key: str) -> pl.DataFrame:
@@ -180,13 +188,20 @@ def read_items(file: TableFile, key: str) -> pl.DataFrame:
     return file.collect(file.scan()).rename({key: "item"})
 
 
-def leave_one_out(lists: pl.Series, max_length: int) -> dict[str, pl.DataFrame]:
+def leave_one_out(
+    lists: pl.Series, max_length: int, keys: pl.Series | None = None
+) -> dict[str, pl.DataFrame]:
     """Return the rows of the three stages under ``last_items``.
 
     Sequences of fewer than three items are training alone.
+
+    Args:
+        lists: The items of each sequence.
+        max_length: Of histories.
+        keys: What each sequence is called, if it is known.
     """
     count = pl.col("items").list.len().cast(pl.Int64)
-    frame = pl.DataFrame({"items": lists}).with_columns(
+    frame = _with_keys(lists, keys).with_columns(
         count=count, kept=pl.when(count < 3).then(count).otherwise(count - 2)
     )
     training = frame.select(items=pl.col("items").list.head(pl.col("kept")))["items"]
@@ -194,6 +209,7 @@ def leave_one_out(lists: pl.Series, max_length: int) -> dict[str, pl.DataFrame]:
     parts = {"train": training_rows(training, max_length)}
     for stage, place in (("validation", pl.col("count") - 2), ("test", pl.col("count") - 1)):
         parts[stage] = long.select(
+            cs.by_name(SEQUENCE, require_all=False),
             history=pl.col("items").list.head(place).list.tail(max_length),
             item=pl.col("items").list.get(place),
         )
@@ -201,17 +217,27 @@ def leave_one_out(lists: pl.Series, max_length: int) -> dict[str, pl.DataFrame]:
 
 
 def cut_by_time(
-    lists: pl.Series, shares: tuple[float, float], max_length: int
+    lists: pl.Series,
+    shares: tuple[float, float],
+    max_length: int,
+    keys: pl.Series | None = None,
 ) -> dict[str, pl.DataFrame]:
-    """Return the rows of the three stages under ``last_sequences``."""
+    """Return the rows of the three stages under ``last_sequences``; see :func:`leave_one_out`."""
     count = len(lists)
+    frame = _with_keys(lists, keys)
     test = count - round(count * shares[1])
     validation = test - round(count * shares[0])
     return {
         "train": training_rows(lists[:validation], max_length),
-        "validation": prefixes(lists[validation:test], max_length),
-        "test": prefixes(lists[test:], max_length),
+        "validation": _prefixes(frame[validation:test], max_length),
+        "test": _prefixes(frame[test:], max_length),
     }
+
+
+def _with_keys(lists: pl.Series, keys: pl.Series | None) -> pl.DataFrame:
+    """Return sequences as a frame, in which columns are in the order of the files."""
+    named = {} if keys is None else {SEQUENCE: keys}
+    return pl.DataFrame({**named, "items": lists})
 
 
 def training_rows(lists: pl.Series, max_length: int) -> pl.DataFrame:
@@ -234,10 +260,14 @@ def training_rows(lists: pl.Series, max_length: int) -> pl.DataFrame:
 
 def prefixes(lists: pl.Series, max_length: int) -> pl.DataFrame:
     """Return a row for every item of a sequence but the first, with what came before it."""
-    frame = pl.DataFrame({"items": lists})
+    return _prefixes(_with_keys(lists, None), max_length)
+
+
+def _prefixes(frame: pl.DataFrame, max_length: int) -> pl.DataFrame:
     frame = frame.with_columns(place=pl.int_ranges(1, pl.col("items").list.len().cast(pl.Int64)))
     frame = frame.explode("place").drop_nulls("place")
     return frame.select(
+        cs.by_name(SEQUENCE, require_all=False),
         history=pl.col("items").list.head(pl.col("place")).list.tail(max_length),
         item=pl.col("items").list.get(pl.col("place")),
     )

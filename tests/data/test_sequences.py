@@ -77,7 +77,8 @@ def test_the_last_sequences_by_time_are_validation_and_test():
 def test_sequences_are_in_the_order_of_their_last_event(events):
     found = read_sequences(TableFile(events), "who", "what", "when")
     # By last event: ann 3, cem 4, dan 7, bob 11; cem's two are in the order of the file.
-    assert found.to_list() == [
+    assert found["sequence"].to_list() == ["ann", "cem", "dan", "bob"]
+    assert found["items"].to_list() == [
         ["cap", "tie", "hat"], ["hat", "tie"], ["bow"], ["cap", "tie", "hat", "bag"],
     ]  # fmt: skip
 
@@ -103,6 +104,23 @@ def test_leave_one_out_cuts_histories_to_their_end():
     assert parts["train"].rows() == [([2, 3], 4), ([1], 2), ([7], 8)]
     assert parts["validation"].rows() == [([3, 4], 5)]
     assert parts["test"].rows() == [([4, 5], 6)]
+
+
+def test_rows_to_predict_say_whose_they_are():
+    lists = pl.Series([["a", "b"], ["c", "d", "e"], ["f", "g", "h"], ["i", "j", "k"]])
+    names = pl.Series(["ann", "cem", "dan", "007"])
+    last = leave_one_out(lists, 5, names)["test"]
+    assert last.rows() == [
+        ("cem", ["c", "d"], "e"), ("dan", ["f", "g"], "h"), ("007", ["i", "j"], "k"),
+    ]  # fmt: skip
+    rows = cut_by_time(lists, (0.25, 0.25), 5, names)["test"]
+    assert rows.rows() == [("007", ["i"], "j"), ("007", ["i", "j"], "k")]
+
+
+def test_predictions_call_the_key_as_the_events_do(events):
+    kept = Sequences(**settings(events)).kept_columns(["item"])
+    assert kept.rows() == [("ann", "hat"), ("bob", "bag")]
+    assert kept.columns == ["who", "item"]
 
 
 def test_attributes_of_items_are_read_by_the_name_of_their_key(events, tmp_path):
