@@ -8,14 +8,17 @@ it writes; what a dead one left is removed by the next writer of the same path.
 import errno
 import fcntl
 import glob
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import yaml
 
 from recemb.errors import RecembError
 
@@ -54,6 +57,50 @@ def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
         raise RecembError(f"{path}: not a readable {what} ({one_line(error)}); {remedy}") from error
 
 
+def read_yaml(path: Path, what: str = "configuration") -> Any:
+    """Return what a YAML file of the user's holds.
+
+    Args:
+        path: The file.
+        what: What it should be.
+
+    Raises:
+        RecembError: If there is no such file, or it is no YAML text.
+    """
+    text = _text_of(path, what)
+    with reading(path, f"{what} in YAML", "mend it"):
+        return yaml.safe_load(text)
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Args:
+        path: The file.
+        what: What it should be.
+
+    Raises:
+        RecembError: If there is no such file, or it holds no JSON object.
+    """
+    text = _text_of(path, what)
+    with reading(path, f"{what} in JSON", "make it anew"):
+        content = json.loads(text)
+    if not isinstance(content, dict):
+        raise RecembError(
+            f"{path}: a {what} must be a JSON object, got {type(content).__name__}; make it anew"
+        )
+    return content
+
+
+def _text_of(path: Path, what: str) -> str:
+    if path.is_dir():
+        raise RecembError(f"{path}: a {what} must be a file, got a folder; check the path")
+    if not path.exists():
+        raise RecembError(f"{path}: there is no such file; check the path")
+    with reading(path, what, "check what it is, and that it may be read"):
+        return path.read_text(encoding="utf-8")
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn a refusal of the system to write (full, read-only, not permitted) into one clear error.
@@ -62,15 +109,29 @@ def writing(path: Path) -> Iterator[None]:
         path: The file or folder that is written, as the user named it.
 
     Raises:
-        RecembError: If the block raises an :class:`OSError`.
+        RecembError: If the block raises an :class:`OSError`, unless it names a file that is neither
+            the path, nor in it, nor above it, nor a temporary one of it.
     """
     try:
         yield
     except OSError as error:
+        if not _is_about(error, path):
+            raise
         raise RecembError(
             f"{path}: cannot be written ({error.strerror or one_line(error)}); make room there, "
             "allow writing, or name another place"
         ) from error
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Return whether an error is about writing a path; one that names no file is."""
+    if not isinstance(error.filename, str | Path):
+        return True
+    named, folder = Path(error.filename).absolute(), path.absolute().parent
+    if not named.is_relative_to(folder):
+        return folder.is_relative_to(named)
+    inside = named.relative_to(folder).parts
+    return not inside or inside[0] == path.name or inside[0].startswith(f".{path.name}.")
 
 
 def one_line(error: BaseException) -> str:
@@ -84,8 +145,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the new one, never a part. On an exception the temporary file is
     removed and ``path`` is as it was.
+
+    Raises:
+        RecembError: If the system refuses to write there.
     """
-    with _temporary(path) as temporary:
+    with writing(path), _temporary(path) as temporary:
         yield temporary
         os.replace(temporary, path)
 
@@ -100,8 +164,11 @@ def whole_folder(path: Path, stays: Callable[[Path], bool] | None = None) -> Ite
         path: The folder.
         stays: Asked at the end about a folder that is there by then: whether it stays, and the new
             one is dropped. By default it is replaced.
+
+    Raises:
+        RecembError: If the system refuses to write there.
     """
-    with _temporary(path) as temporary:
+    with writing(path), _temporary(path) as temporary:
         temporary.mkdir()
         yield temporary
         while True:

@@ -17,7 +17,7 @@ from recemb.compress.plan import share_in_bytes
 from recemb.compress.tables import compress
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
-from recemb.files import whole_file
+from recemb.files import read_yaml, whole_file
 from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild_data, rebuild_model, with_tables
 from recemb.results import config_hash, new_run, versions, write_results
@@ -145,7 +145,7 @@ def _read(options: argparse.Namespace) -> _Source:
     checkpoint = read_checkpoint(path)
     config = checkpoint_config(checkpoint)
     if options.config is not None:
-        given = yaml.safe_load(options.config.read_text())
+        given = read_yaml(options.config)
         if not isinstance(given, dict) or "data" not in given:
             raise RecembError(f"{options.config}: there is no section 'data'; it needs one")
         config |= {name: given[name] for name in ("data", "seed_everything") if name in given}

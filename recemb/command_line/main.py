@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if verb not in WITHOUT_TRAINER:
             quiet()
         module.run(*([verb] if VERBS[verb].module == TRAIN else []), rest)
+        # Here, where a full disk is said on a line; at the exit nobody would hear of it.
+        sys.stdout.flush()
     except BrokenPipeError:
         # The reader (``| head``) has seen enough; nothing may be flushed into the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,14 +1,13 @@
 """The verb ``show``, and the short table that every verb ends with."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from recemb.errors import RecembError
 from recemb.memory import human_bytes
-from recemb.results import table
+from recemb.results import difference, read_results, table
 from recemb.serving.archive import read_description
 
 
@@ -21,7 +20,7 @@ def summary(results: Mapping[str, Any]) -> str:
         rows[name] = f"{value:.4f}"
         if before:
             old = before["metrics"][name]
-            rows[name] = f"{old:.4f} -> {value:.4f}   ({value - old:+z.4f})"
+            rows[name] = f"{old:.4f} -> {value:.4f}   ({difference(value - old)})"
         stage = {"test/auc": "test", "val/auc": "validation"}.get(name)
         if stage in bound:
             rows[name] += f"   (the log's own law allows {bound[stage]:.4f})"
@@ -86,5 +85,5 @@ def run(arguments: list[str]) -> None:
     if not found:
         raise RecembError(f"{folder}: there is no results.json in or below it; check the path")
     for path in found:
-        results = json.loads(path.read_text())
+        results = read_results(path)
         print(f"--- {results['verb']}\n{summary(results)}\n")

@@ -33,7 +33,7 @@ from recemb.command_line.predict import predict
 from recemb.command_line.show import summary
 from recemb.distributed import lost, strategy
 from recemb.errors import RecembError
-from recemb.files import whole_file
+from recemb.files import one_line, whole_file
 from recemb.memory import peak_memory_bytes
 from recemb.monitor import monitor_of
 from recemb.results import config_hash, new_run, table, versions, write_results
@@ -169,6 +169,17 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments(
             "data", "model.init_args.schema", compute_fn=self._schema, apply_on="instantiate"
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the options and the files that they name."""
+        try:
+            super().parse_arguments(parser, args)
+        except (UnicodeDecodeError, RecursionError) as error:
+            # The parser expects neither; which of the files it is, it does not say.
+            raise RecembError(
+                f"a configuration must be YAML text in UTF-8 ({one_line(error)}); check the files "
+                "that the options name"
+            ) from error
 
     def before_instantiate_classes(self) -> None:
         """Read the checkpoint, if there is one, before anything is built."""

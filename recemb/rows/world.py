@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torchrec.distributed.planner import constants
-
 from recemb.errors import RecembError
 
 Device = Literal["cpu", "cuda"]
@@ -27,19 +25,15 @@ class Rates:
     """Seconds that a collective takes however little is in it."""
 
 
-_MS = 1000  # TorchRec's constants are per millisecond
+_GIB = 1 << 30
 RATES: dict[Device, Rates] = {
     # Fitted to LocalRowsStore and TorchRecRowsStore on 2 cores of an AMD EPYC, two processes over
     # gloo: an exchange is bound by what TorchRec does around it, not by the wire.
     "cpu": Rates(memory=8e9, local=0.3e9, network=0.3e9, message_s=6e-4),
-    # TorchRec's: HBM of a V100, NVLink of an A100, a network of 100 Gb/s. It has no time per
-    # message; this one is that of a few kernel launches and is an assumption.
-    "cuda": Rates(
-        memory=constants.HBM_MEM_BW * _MS,
-        local=constants.INTRA_NODE_BANDWIDTH * _MS,
-        network=constants.CROSS_NODE_BANDWIDTH * _MS,
-        message_s=5e-5,
-    ),
+    # TorchRec's, without importing it, so that plans need it as little as training in one process
+    # does: HBM of a V100, NVLink of an A100, a network of 100 Gb/s. It has no time per message;
+    # this one is that of a few kernel launches and is an assumption.
+    "cuda": Rates(memory=897 * _GIB, local=600 * _GIB, network=12.5 * _GIB, message_s=5e-5),
 }
 """What is taken of a device of which nothing else is said."""
 

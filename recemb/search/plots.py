@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recemb.errors import RecembError
+from recemb.packages import needed
 
 
 def pyplot() -> Any:
@@ -19,16 +19,8 @@ def pyplot() -> Any:
     Raises:
         RecembError: If matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise RecembError(
-            "plots need matplotlib, which is not installed; pip install matplotlib, or go without"
-        ) from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as drawing
-
-    return drawing
+    needed("matplotlib", "a picture").use("Agg")
+    return needed("matplotlib.pyplot", "a picture")
 
 
 def heat_map(dimensions: Mapping[str, Sequence[float]]) -> Tensor:

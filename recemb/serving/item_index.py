@@ -11,7 +11,6 @@ arXiv:1702.08734; product quantisation: Jegou et al., TPAMI 2011; HNSW: Malkov a
 2020, arXiv:1603.09320.
 """
 
-import importlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from recemb.errors import RecembError
 from recemb.files import whole_folder
+from recemb.packages import needed
 
 Kind = Literal["flat", "ivf_pq", "hnsw"]
 INDEX, VECTORS, SETTINGS = "index.faiss", "vectors.npy", "settings.json"
@@ -34,12 +34,7 @@ def faiss() -> Any:
     Raises:
         RecembError: If it is not installed.
     """
-    try:
-        return importlib.import_module("faiss")
-    except ImportError as error:
-        raise RecembError(
-            "index: the package faiss-cpu is not installed; pip install faiss-cpu"
-        ) from error
+    return needed("faiss", "an index")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,11 +1,13 @@
 """Rules: how a study draws, by Optuna's samplers, and what it ends early."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from recemb.errors import RecembError
+from recemb.packages import needed
 
 if TYPE_CHECKING:
     import optuna
@@ -47,27 +49,33 @@ class Rules:
             raise RecembError(
                 f"--pruner: hyperband needs a whole --reduction of at least 2, got {self.reduction}"
             )
-        if self.sampler == "gp" and importlib.util.find_spec("scipy") is None:
-            raise RecembError(
-                "--sampler gp needs scipy, which is not installed; pip install -e '.[sweep]', or "
-                "take tpe"
-            )
+        if self.sampler == "gp":
+            needed("scipy", "--sampler gp")
 
     def sampler_of(self, library: Any, number: int, total: int) -> "optuna.samplers.BaseSampler":
-        """Return the sampler for a trial by its number, of so many in all."""
-        seed = (self.seed * 100_003 + number) % 2**32
+        """Return the sampler for a trial by its number, of so many in all.
+
+        What is drawn at random, and what the model of tpe begins with, is spread over the ranges.
+        """
+        # Here, because it imports optuna.
+        from recemb.sweep.spread import SpreadSampler
+
+        # A hash: the first numbers of generators whose seeds follow one another are nearly equal.
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         samplers = library.samplers
+        first = max(5, total // 4)
+        if self.sampler == "random" or (self.sampler == "tpe" and number < first):
+            return SpreadSampler(self.seed, number)
         make: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
             "tpe": lambda: samplers.TPESampler(
                 seed=seed,
                 multivariate=True,
                 group=True,
                 constant_liar=True,
-                n_startup_trials=max(5, total // 4),
+                n_startup_trials=first,
             ),
             "nsga2": lambda: samplers.NSGAIISampler(seed=seed, population_size=max(8, total // 5)),
             "gp": lambda: samplers.GPSampler(seed=seed, warn_independent_sampling=False),
-            "random": lambda: samplers.RandomSampler(seed=seed),
         }
         return make[self.sampler]()
 

@@ -20,9 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from recemb.errors import RecembError
+from recemb.files import read_yaml
 from recemb.sweep import paths
 from recemb.tables.registry import table_config
 
@@ -131,7 +130,7 @@ def read_space(path: Path) -> Space:
     Raises:
         RecembError: If it is none; with the file and the path.
     """
-    content = yaml.safe_load(path.read_text())
+    content = read_yaml(path, "space")
     if not isinstance(content, dict) or not set(content) - {FIRST}:
         raise RecembError(f"{path}: a space maps paths of the configuration to what is drawn")
     first = content.pop(FIRST, [])

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from recemb.errors import RecembError
+from recemb.packages import needed
 from recemb.sweep.trials import Trial, trial_of
 
 if TYPE_CHECKING:
@@ -23,12 +24,7 @@ def optuna_module() -> Any:
     Raises:
         RecembError: If it is not installed.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise RecembError(
-            "sweeps need optuna, which is not installed; pip install -e '.[sweep]'"
-        ) from None
+    optuna = needed("optuna", "a sweep")
     optuna.logging.set_verbosity(logging.ERROR)
     # Names of metrics, and trees of parameters that depend on others.
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

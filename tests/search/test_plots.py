@@ -34,5 +34,7 @@ def test_pictures_are_drawn(tmp_path):
 
 def test_without_matplotlib_there_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(RecembError, match=r"^plots need matplotlib, which is not installed; pip "):
+    with pytest.raises(
+        RecembError, match=r"^a picture needs matplotlib, which is not installed; pip "
+    ):
         plot_dimensions(DIMENSIONS, tmp_path / "dimensions.png")

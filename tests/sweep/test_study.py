@@ -229,7 +229,7 @@ def test_hyperband_wants_a_whole_reduction():
 
 
 def test_the_sampler_by_gaussian_processes_says_what_it_needs(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(
         RecembError, match=r"--sampler gp needs scipy.*pip install -e '\.\[sweep\]'"
     ):

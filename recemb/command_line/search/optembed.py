@@ -13,7 +13,7 @@ from recemb.command_line.search.masked import MaskedSearch
 from recemb.command_line.search.stages import Form, Found, Section
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
-from recemb.files import whole_file
+from recemb.files import read_json, whole_file
 from recemb.memory import human_bytes
 from recemb.search.evolution import Evolution, EvolutionSettings, Widths, affordable, filled
 from recemb.search.optembed import thresholds_of
@@ -58,7 +58,7 @@ class OptEmbed(MaskedSearch):
             self.fitting if self.budget is not None else lambda widths, _: widths,
         )
         if path.is_file():
-            saved = json.loads(path.read_text())
+            saved = read_json(path, "state of the evolution")
             evolution.round = saved["round"]
             evolution.scores = {tuple(widths): score for widths, score in saved["scores"]}
         rounds = self.options.rounds + 1

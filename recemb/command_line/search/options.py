@@ -3,12 +3,11 @@
 import argparse
 from pathlib import Path
 
-import yaml
-
 from recemb.command_line.search.baselines import BASELINES
 from recemb.command_line.search.methods import METHODS
 from recemb.command_line.search.stages import Section
 from recemb.errors import RecembError
+from recemb.files import read_yaml
 from recemb.search.within_budget import SCORES
 
 LEARNING_RATES = {"optembed": 1e-4, "pep": 0.01}
@@ -187,18 +186,24 @@ def read_config(options: argparse.Namespace) -> Section:
     Raises:
         RecembError: If it lacks one, or is for several processes.
     """
-    config = yaml.safe_load(options.config.read_text())
+    config = read_yaml(options.config)
     for name in ("model", "data"):
-        if not isinstance(config, dict) or "init_args" not in config.get(name, {}):
+        section = config.get(name) if isinstance(config, dict) else None
+        if not isinstance(section, dict) or not isinstance(section.get("init_args"), dict):
             raise RecembError(
                 f"{options.config}: there is no section {name!r} with init_args; it needs one"
             )
-    if not config["model"]["init_args"].get("tables"):
+    tables = config["model"]["init_args"].get("tables")
+    if not tables or not isinstance(tables, dict):
         raise RecembError(f"{options.config}: the model has no tables; a search needs some")
+    if not all(isinstance(one, dict) for one in tables.values()):
+        raise RecembError(f"{options.config}: tables: each must be a section, with a kind")
     if options.seed_everything is not None:
         config["seed_everything"] = options.seed_everything
     config.setdefault("seed_everything", 1)
     config["trainer"] = config.get("trainer") or {}
+    if not isinstance(config["trainer"], dict):
+        raise RecembError(f"{options.config}: trainer: must be a section, got {config['trainer']}")
     if config["trainer"].get("strategy", "auto") != "auto":
         raise RecembError("search runs in one process; drop trainer.strategy")
     # What a run's own config.yaml has beside the sections belongs to that run.

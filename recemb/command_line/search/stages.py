@@ -21,7 +21,7 @@ from recemb.command_line.train import run as train
 from recemb.compress.plan import share_in_bytes
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
-from recemb.files import whole_file
+from recemb.files import read_json, whole_file
 from recemb.monitor import monitor_of
 from recemb.rebuild import rebuild_data, rebuild_model, with_tables
 from recemb.results import write_results
@@ -135,7 +135,7 @@ class Search(ABC):
         folder = self.folder / "supernet"
         done = folder / "results.json"
         if done.is_file():
-            return dict(json.loads(done.read_text()))
+            return read_json(done, "result of a stage")
         path = self.folder / "supernet.yaml"
         save_yaml(path, self._supernet_config())
         started = time.perf_counter()
@@ -240,7 +240,7 @@ class Search(ABC):
                 }
             with whole_file(done) as temporary:
                 temporary.write_text(json.dumps(derived, indent=1))
-        saved: Section = json.loads(done.read_text())
+        saved = read_json(done, "result of a stage")
         if self.budget is None:
             self.budget = saved[self.options.forms[0]]["bytes"]
         return saved
@@ -326,7 +326,7 @@ class Search(ABC):
                 clear(folder)
                 start = ["--ckpt_path", str(checkpoint)]
             train("fit", ["--config", str(config), "--run", str(folder), *start])
-        return _reported(json.loads(done.read_text()))
+        return _reported(read_json(done, "result of a training"))
 
     def plot(self, derived: Section, trained: Mapping[str, Section]) -> None:
         """Draw the pictures."""

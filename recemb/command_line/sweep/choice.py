@@ -1,6 +1,5 @@
 """Choice: what a study comes to, by validation alone; only what is chosen is tested, and once."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from recemb.command_line.sweep.run import Jobs
 from recemb.command_line.sweep.trial import Outcome, record
-from recemb.files import whole_file
+from recemb.files import read_json, whole_file
 from recemb.locks import held
 from recemb.results import write_results
 from recemb.sweep.objectives import Objective, smallest_within
@@ -23,7 +22,7 @@ def full_model(jobs: Jobs, folder: Path, config: Path) -> Outcome:
     with held(folder / "locks/full"):
         done = run / "results.json"
         if done.is_file():
-            return dict(json.loads(done.read_text()))
+            return read_json(done, "result of the full model")
         with whole_file(run / "config.yaml") as temporary:
             shutil.copyfile(config, temporary)
         request = {"do": "train", "config": run / "config.yaml", "folder": run}
@@ -39,7 +38,7 @@ def tested(jobs: Jobs, folder: Path, name: str, run: Path, checkpoint: str) -> d
         request = {"do": "test", "config": run / "config.yaml", "checkpoint": checkpoint}
         found = jobs.do({**request, "folder": where})
         write_results({"verb": "test", "run": str(where), **found}, where, None)
-    return dict(json.loads(done.read_text())["metrics"])
+    return dict(read_json(done, "result of a test")["metrics"])
 
 
 def best_of(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Trial | None:

@@ -4,10 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-import yaml
-
 from recemb.distributed import strategy
 from recemb.errors import RecembError
+from recemb.files import read_yaml
 from recemb.sweep.objectives import NAMES, parse_goal
 from recemb.sweep.paths import Section, simplified
 from recemb.sweep.rules import PRUNERS, SAMPLERS
@@ -109,12 +108,15 @@ def read_config(path: Path) -> Section:
     Raises:
         RecembError: If it lacks one.
     """
-    config = simplified(yaml.safe_load(path.read_text()))
+    config = simplified(read_yaml(path))
     for name in ("model", "data"):
-        if not isinstance(config, dict) or "class_path" not in (config.get(name) or {}):
+        section = config.get(name) if isinstance(config, dict) else None
+        if not isinstance(section, dict) or "class_path" not in section:
             raise RecembError(f"{path}: there is no section {name!r} with class_path; it needs one")
     config.setdefault("seed_everything", 1)
     config["trainer"] = config.get("trainer") or {}
+    if not isinstance(config["trainer"], dict):
+        raise RecembError(f"{path}: trainer: must be a section, got {config['trainer']}")
     given = config["trainer"].get("strategy")
     if "RANK" in os.environ and given != strategy.NAME:
         raise RecembError(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from recemb.command_line.sweep.trial import EPOCH, SIZE, Outcome, record
 from recemb.errors import RecembError
-from recemb.files import whole_file
+from recemb.files import read_json, whole_file
 from recemb.memory import human_bytes
 from recemb.sweep.objectives import Objective, values_of
 from recemb.sweep.space import Space, applied
@@ -144,7 +144,7 @@ class Run:
     def outcome_of(self, claim: Claim) -> Outcome | None:
         """Return the outcome of a trial whose command died before it told it; None if none."""
         path = self.folder(claim) / "results.json"
-        return dict(json.loads(path.read_text())) if path.is_file() else None
+        return read_json(path, "result of a trial") if path.is_file() else None
 
     def answer(self, claim: Claim, what: str, payload: Any) -> bool:
         """Return whether a trial goes on."""

@@ -17,10 +17,10 @@ from recemb.command_line.sweep.choice import answer_of, best_of, chosen, full_mo
 from recemb.command_line.sweep.options import parse, read_config
 from recemb.command_line.sweep.run import Jobs, Run
 from recemb.command_line.sweep.trial import Trials
-from recemb.files import whole_file
+from recemb.files import read_yaml, whole_file
 from recemb.memory import human_bytes
 from recemb.monitor import Monitor
-from recemb.results import config_hash, table, versions, write_results
+from recemb.results import config_hash, difference, table, versions, write_results
 from recemb.sweep.objectives import Objective, objectives_of
 from recemb.sweep.rules import Rules
 from recemb.sweep.space import Space, read_space
@@ -119,7 +119,7 @@ def _study(
     )
     settings = {
         "config": json.loads(json.dumps(config)),
-        "space": yaml.safe_load(options.space.read_text()),
+        "space": read_yaml(options.space, "space"),
         "objectives": [{"label": one.label, "mode": one.mode} for one in objectives],
         "run": str(options.run.resolve()),
     }
@@ -159,7 +159,7 @@ def summary(results: Section) -> str:
             lines["goal"] = (
                 f"loss <= {goal['loss']:g}: trial {answer['trial']} with "
                 f"{human_bytes(answer['bytes'])} ({share:.1%} of the full model's), loss "
-                f"{answer['loss']:+.4f}; "
+                f"{difference(answer['loss'])}; "
                 + (f"of {smaller} smaller ones none is within" if smaller else "none is smaller")
             )
     best = results.get("best")

@@ -1,16 +1,15 @@
 """Content: what a report is about, as run folders and studies hold it."""
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from recemb.errors import RecembError
+from recemb.files import read_json, read_yaml, reading
+from recemb.results import read_results
 from recemb.sweep.objectives import Objective
 from recemb.sweep.paths import leaves, simplified
 from recemb.sweep.storage import read_trials
@@ -86,11 +85,9 @@ def read_study(where: str, name: str | None) -> StudyContent:
         labels = begun["objectives"]
     else:
         folder = Path(where)
-        content = json.loads((folder / "trials.json").read_text())
-        labels = content["objectives"]
-        trials = [_trial(one) for one in content["trials"]]
+        labels, trials = _trials_in(folder / "trials.json")
     done = folder / "results.json"
-    results = json.loads(done.read_text()) if done.is_file() else {}
+    results = read_results(done) if done.is_file() else {}
     kept = [one for one in trials if one.state not in (REFUSED, WAITING)]
     return StudyContent(
         name=results.get("study", name or folder.name),
@@ -99,6 +96,28 @@ def read_study(where: str, name: str | None) -> StudyContent:
         refused=sum(one.state == REFUSED for one in trials),
         results=results,
     )
+
+
+def _trials_in(path: Path) -> tuple[list[Section], list[Trial]]:
+    """Return the objectives and the trials that a sweep has written."""
+    content = read_json(path, "list of trials")
+    with reading(path, "list of trials of a sweep", "repeat the sweep, which writes it anew"):
+        labels = [
+            {"label": str(one["label"]), "mode": one["mode"]} for one in content["objectives"]
+        ]
+        trials = [_trial(one) for one in content["trials"]]
+        for one in trials:
+            if one.state == COMPLETE and len([float(own) for own in one.values]) != len(labels):
+                raise ValueError(f"trial {one.number} must have {len(labels)} values")
+    return labels, trials
+
+
+def _sections(path: Path) -> Section:
+    """Return the configuration that a run has written."""
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise RecembError(f"{path}: a configuration must have sections; restore it, or remove it")
+    return content
 
 
 def _objective(label: str, mode: Literal["max", "min"]) -> Objective:
@@ -121,13 +140,13 @@ def read_runs(folders: Sequence[Path]) -> list[RunContent]:
         done, config = folder / "results.json", folder / "config.yaml"
         if not done.is_file():
             raise RecembError(f"{folder}: there is no results.json in it; name run folders")
-        settings = simplified(yaml.safe_load(config.read_text())) if config.is_file() else {}
+        settings = simplified(_sections(config)) if config.is_file() else {}
         sections = {
             name: settings[name]
             for name in ("seed_everything", "model", "data", "trainer")
             if name in settings
         }
-        results = json.loads(done.read_text())
+        results = read_results(done)
         found.append(
             RunContent(
                 name=_short(folder, folders),
@@ -153,7 +172,8 @@ def _curves(folder: Path, epochs: float) -> dict[str, list[tuple[int, float]]]:
     """Return what validation logged after each epoch; a resumed run has several logs."""
     found: dict[str, dict[int, float]] = {}
     for path in sorted(folder.glob("csv*/metrics.csv")):
-        with path.open(newline="") as file:
+        remedy = "remove the file: the report goes without its curves"
+        with reading(path, "log of a run", remedy), path.open(newline="") as file:
             for row in csv.DictReader(file):
                 for name, value in row.items():
                     # Restored weights are measured once more, after the last epoch.
