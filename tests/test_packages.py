@@ -1,4 +1,4 @@
-"""Packages that recemb can do without: every verb says on a line how the missing one is installed."""
+"""Packages that recemb can do without: every verb says on a line how one is installed."""
 
 import re
 import subprocess
