@@ -6,6 +6,9 @@ from typing import Literal
 from recemb.errors import RecembError
 from recemb.vocabulary import Unknown, VocabularyConfig
 
+IdType = Literal["string", "integer"]
+"""What ids are."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IdColumn:
@@ -15,6 +18,10 @@ class IdColumn:
     """Its name in the file, where that differs from the feature's."""
     vocabulary: str | None = None
     """The column whose numbering it shares; its own by default."""
+    type: IdType | None = None
+    """What its ids are, and those of all columns that share its numbering. By default parquet files
+    say; columns of text files are integers if the cells of all files of the data set are
+    (``7``, but not ``007``, ``+7``, ``7.0``), else strings."""
     raw: bool = False
     """Whether the 64-bit value itself is the id, with no vocabulary (for hashing tables)."""
     min_count: int = 1
@@ -105,6 +112,15 @@ class Columns:
         """The categorical and the list columns."""
         return {**self.categorical, **self.lists}
 
+    def sharing(self, owner: str) -> dict[str, IdColumn]:
+        """Return the columns whose ids are of one space with those of ``owner``."""
+        return {n: one for n, one in self.ids.items() if owner in (n, one.vocabulary)}
+
+    def declared_type(self, name: str) -> IdType | None:
+        """Return the type that is declared of a column, or of one that shares its numbering."""
+        types = {one.type for one in self.sharing(self.ids[name].vocabulary or name).values()}
+        return next(iter(types - {None}), None)
+
     def check(self) -> None:
         """Raise a :class:`RecembError` that names the column whose settings do not fit."""
         if not self.ids:
@@ -124,6 +140,11 @@ class Columns:
             ):
                 raise RecembError(
                     f"{where}: vocabulary {shared!r} is not a column with a vocabulary of its own"
+                )
+            types = {n: one.type for n, one in self.sharing(name).items() if one.type}
+            if len(set(types.values())) > 1:
+                raise RecembError(
+                    f"{where}: columns of one numbering must be of one type, got {types}"
                 )
             length = column.max_length if isinstance(column, ListColumn) else None
             if length is not None and length < 1:

@@ -1,7 +1,7 @@
 """Encode: from the columns of a file to checked tensors of indices.
 
-Every value is looked at once, by column, and a wrong one is named by file, column and row (counted
-from 0).
+Every value is looked at once, by column, and a wrong one is named by file, column and place (see
+:mod:`data.files`).
 
 Shapes: N rows.
 """
@@ -16,14 +16,17 @@ from torch import Tensor
 
 from data.chunk import Bags, Chunk, bags_of
 from data.columns import Columns, IdColumn, ListColumn, NumberColumn
+from data.files import is_text_file, place_in
 from data.values import (
     MISSING,
+    IdKind,
     ValueAtError,
     as_tensor,
     check_lists,
     is_text,
     labels,
     numbers,
+    of_kind,
     raw_ids,
     split_text,
 )
@@ -54,6 +57,7 @@ class Encoder:
         self.with_labels = with_labels
         self.columns = columns
         self.schema = schema
+        self._from_text = is_text_file(path)
         self._direct: dict[str, Tensor | None] = {}
 
     @property
@@ -75,18 +79,16 @@ class Encoder:
             name: str, column: str | None, convert: Callable[[pl.Series, str], Result]
         ) -> Result:
             try:
-                return convert(frame[column or name], name)
+                # Without its name, which may be a pattern to polars.
+                return convert(frame[column or name].rename(""), name)
             except ValueAtError as error:
-                row = "" if error.place is None else f", row {first_row + error.place}"
-                raise RecembError(
-                    f"{self.path}: column {column or name!r}{row}: {error.rule}"
-                ) from None
+                raise error_in(self.path, column or name, error, first_row) from None
 
         groups = self.columns
         ids = [checked(name, c.column, self._ids) for name, c in groups.categorical.items()]
         lists = [checked(name, c.column, self._bags) for name, c in groups.lists.items()]
-        dense = [checked(name, c.column, _numbers) for name, c in groups.dense.items()]
-        convert = _labels if groups.label_type == "click" else _numbers
+        dense = [checked(name, c.column, self._numbers) for name, c in groups.dense.items()]
+        convert = self._labels if groups.label_type == "click" else self._numbers
         label_N = (
             checked(groups.label, None, convert) if self.with_labels else torch.zeros(len(frame))
         )
@@ -97,20 +99,26 @@ class Encoder:
             label_N,
         )
 
+    def _kind(self, name: str) -> IdKind:
+        is_declared = self.columns.declared_type(name) is not None
+        return IdKind(self.schema.columns[name].is_text, is_declared, self._from_text)
+
     def _ids(self, values: pl.Series, name: str) -> Tensor:
-        raw = raw_ids(values, self.schema.columns[name].is_text)
+        raw = raw_ids(values, self._kind(name))
         return self._index(as_tensor(raw.fill_null(MISSING)), name, values)
 
     def _bags(self, lists: pl.Series, name: str) -> Bags:
-        text = self.schema.columns[name].is_text
-        if self.path.suffix != ".parquet" and lists.dtype.is_integer() and not text:
-            lists = lists.cast(pl.String)  # a CSV column whose lists have one id at most
-        flat, lengths_N = flatten(lists, self.columns.lists[name], text)
+        flat, raw, lengths_N = ids_of_lists(lists, self.columns.lists[name], self._kind(name))
         try:
-            raw = raw_ids(flat, text)
             return bags_of(self._index(as_tensor(raw), name, flat), lengths_N)
         except ValueAtError as error:
             raise ValueAtError(error.rule, row_of(error.place, lengths_N)) from None
+
+    def _numbers(self, values: pl.Series, name: str) -> Tensor:
+        return numbers(values, self._from_text)
+
+    def _labels(self, values: pl.Series, name: str) -> Tensor:
+        return labels(values, self._from_text)
 
     def _index(self, raw_N: Tensor, name: str, values: pl.Series) -> Tensor:
         """Return indices, in four bytes where they fit; raw ids as they are."""
@@ -152,24 +160,44 @@ def direct_table(vocabulary: Vocabulary) -> Tensor | None:
     return vocabulary.lookup(torch.arange(high + 2)).to(dtype)
 
 
-def flatten(lists: pl.Series, column: ListColumn, text: bool) -> tuple[pl.Series, Tensor]:
-    """Return the ids of a list column one after the other, and the length of each list.
+def ids_of_lists(
+    lists: pl.Series, column: ListColumn, kind: IdKind
+) -> tuple[pl.Series, pl.Series, Tensor]:
+    """Return the ids of a list column one after the other, raw too, and the length of each list.
 
     Padding is dropped and long lists keep their last ids.
 
     Raises:
         ValueAtError: At the first wrong list.
     """
-    if lists.dtype == pl.String or lists.dtype == pl.Null:
-        lists = split_text(lists.cast(pl.String), column.separator, text)
+    if lists.dtype in (pl.String, pl.Null) or (kind.from_text and lists.dtype.is_integer()):
+        # A column of text whose lists have one id at most may pass for one of integers.
+        lists = split_text(lists.cast(pl.String), column.separator)
+        kind = kind._replace(from_text=True)
     lists = check_lists(lists)
+    if is_text(lists.dtype) != kind.is_text and (kind.from_text or kind.is_declared):
+        inner = _flattened(lists, lambda flat: of_kind(flat, kind))[1].dtype
+        # By way of strings: categories would be cast to their codes.
+        lists = lists.cast(pl.List(pl.String)).cast(pl.List(inner))
     # Ids of the wrong type have no padding to drop; they are refused when they are converted.
     if column.padding is not None and isinstance(column.padding, str) == is_text(lists.dtype):
         padding = column.padding
         lists = lists.list.eval(pl.element().filter(pl.element() != padding))
     if column.max_length is not None:
         lists = lists.list.tail(column.max_length)
-    return lists.explode(empty_as_null=False, keep_nulls=False), as_tensor(lists.list.len())
+    return _flattened(lists, lambda flat: raw_ids(flat, kind))
+
+
+def _flattened(
+    lists: pl.Series, convert: Callable[[pl.Series], pl.Series]
+) -> tuple[pl.Series, pl.Series, Tensor]:
+    """Return all values one after the other, what they become, and the length of each list."""
+    flat = lists.explode(empty_as_null=False, keep_nulls=False)
+    lengths_N = as_tensor(lists.list.len())
+    try:
+        return flat, convert(flat), lengths_N
+    except ValueAtError as error:
+        raise ValueAtError(error.rule, row_of(error.place, lengths_N)) from None
 
 
 def row_of(place: int | None, lengths_N: Tensor) -> int | None:
@@ -179,9 +207,14 @@ def row_of(place: int | None, lengths_N: Tensor) -> int | None:
     return int(torch.searchsorted(lengths_N.cumsum(0), place, right=True))
 
 
-def _numbers(values: pl.Series, name: str) -> Tensor:
-    return numbers(values)
+def error_in(path: Path, column: str, error: ValueAtError, first_row: int = 0) -> RecembError:
+    """Return the error that names a file, a column and the place of a wrong value.
 
-
-def _labels(values: pl.Series, name: str) -> Tensor:
-    return labels(values)
+    Args:
+        path: The file.
+        column: Its column.
+        error: What is wrong, with the value's place from ``first_row`` on.
+        first_row: Number of a row of the file.
+    """
+    where = "" if error.place is None else f", {place_in(path, first_row + error.place)}"
+    return RecembError(f"{path}: column {column!r}{where}: {error.rule}")

@@ -4,7 +4,7 @@ Every error names the file and, where it is about content, the column and the pl
 text file (its header is line 1), the row of a parquet file (counted from 0).
 """
 
-import csv
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -13,14 +13,16 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from polars import selectors
 
+from data.cache import prepared_folder
+from data.csv_copy import FORMAT, SEPARATORS, header_of, line_of, write_copy
+from data.csv_copy import ROW_GROUP as ROW_GROUP
 from recemb.errors import RecembError
-from recemb.files import one_line, whole_file
+from recemb.files import one_line, reading
 from recemb.paths import data_root as data_root
 from recemb.paths import find as find
 
-ROW_GROUP = 65_536
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
 PROGRESS_ROWS = 1_000_000
 """Files with fewer rows are read too fast for a progress bar to be of use."""
 
@@ -57,7 +59,7 @@ class TableFile:
     """A parquet or CSV file, read row group by row group.
 
     A CSV file has no row groups: it is written once as parquet into the cache folder, streamed, and
-    read from there until it changes.
+    read from there until it changes; see :mod:`data.csv_copy` for the types that it gets.
 
     Args:
         path: Ends in ``.parquet``, ``.csv`` or ``.tsv``.
@@ -68,26 +70,22 @@ class TableFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise RecembError(f"{path}: there is no such file; check the path")
-        if path.suffix not in (".parquet", ".csv", ".tsv"):
+        if path.suffix != ".parquet" and path.suffix not in SEPARATORS:
             raise RecembError(
                 f"{path}: must end in .parquet, .csv or .tsv, got {path.suffix!r}; convert it"
             )
         if path.stat().st_size == 0:
             raise RecembError(f"{path}: the file is empty (0 bytes)")
-        self.is_text = path.suffix != ".parquet"
+        self.is_text = is_text_file(path)
         self._parquet = _csv_as_parquet(path) if self.is_text else path
-        try:
-            with pq.ParquetFile(self._parquet) as file:
-                metadata = file.metadata
-                self.schema = file.schema_arrow
-        except (pa.ArrowInvalid, OSError) as error:
-            raise RecembError(
-                f"{path}: not a readable parquet file, perhaps truncated ({one_line(error)}); "
-                "write it again"
-            ) from error
-        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        with reading(path, "parquet file, perhaps truncated", "write it again"):
+            self.names, sizes, self._is_wide = _described(self._parquet)
+        if self.is_text:
+            self.names = header_of(path)
+        elif len(set(self.names)) < len(self.names):
+            self._refuse_twice(next(name for name in self.names if self.names.count(name) > 1))
         self.group_sizes = [size for size in sizes if size]
         self._groups = [group for group, size in enumerate(sizes) if size]
         self.num_rows: int = sum(self.group_sizes)
@@ -95,12 +93,26 @@ class TableFile:
             raise RecembError(f"{path}: the file has no rows")
 
     def require(self, columns: Sequence[str]) -> None:
-        """Raise a :class:`RecembError` naming the first of ``columns`` that is not there."""
+        """Raise a :class:`RecembError` naming the first of ``columns`` that is not there once."""
         for column in columns:
-            if column not in self.schema.names:
+            if column not in self.names:
                 raise RecembError(
-                    f"{self.path}: column {column!r} is missing; the file has {self.schema.names}"
+                    f"{self.path}: column {column!r} is missing; the file has {self.names}"
                 )
+            if self.names.count(column) > 1:
+                self._refuse_twice(column)
+
+    def _refuse_twice(self, column: str) -> None:
+        raise RecembError(f"{self.path}: column {column!r} is there more than once; rename one")
+
+    def type_of(self, column: str) -> pl.DataType:
+        """Return a column's type; those of text files are integers and strings alone."""
+        return self._types[column]
+
+    @functools.cached_property
+    def _types(self) -> pl.Schema:
+        with reading(self.path, "parquet file", "write it again"):
+            return self.scan().collect_schema()
 
     def read(self, group: int, columns: Sequence[str]) -> pl.DataFrame:
         """Return one row group's columns.
@@ -108,13 +120,18 @@ class TableFile:
         Raises:
             RecembError: If the bytes on disk are damaged.
         """
+        distinct = list(dict.fromkeys(columns))
         try:
+            if self._is_wide:
+                rows = self.scan().slice(self.first_row(group), self.group_sizes[group])
+                return rows.select(exactly(name) for name in distinct).collect()
             with pq.ParquetFile(self._parquet) as file:
-                table = file.read_row_group(
-                    self._groups[group], columns=list(dict.fromkeys(columns))
-                )
+                table = file.read_row_group(self._groups[group], columns=distinct)
             frame = pl.from_arrow(table)
-        except (pa.ArrowInvalid, OSError, pl.exceptions.PanicException) as error:
+        except MemoryError:
+            raise
+        # Damaged pages can raise anything in a parser; a panic of polars is no Exception.
+        except (Exception, pl.exceptions.PanicException) as error:
             raise RecembError(
                 f"{self.path}: row group {group} cannot be read ({one_line(error)}); write it again"
             ) from error
@@ -123,7 +140,7 @@ class TableFile:
 
     def scan(self) -> pl.LazyFrame:
         """Return the file as a lazy frame for streaming aggregation."""
-        return pl.scan_parquet(self._parquet)
+        return pl.scan_parquet(self._parquet, glob=False)
 
     def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """Return the result of a lazy frame made from :meth:`scan`.
@@ -133,7 +150,7 @@ class TableFile:
         """
         try:
             return frame.collect(engine="streaming")
-        except (pl.exceptions.ComputeError, pl.exceptions.PanicException) as error:
+        except (pl.exceptions.ComputeError, pl.exceptions.PanicException, OSError) as error:
             raise RecembError(
                 f"{self.path}: cannot be read to its end ({one_line(error)}); write it again"
             ) from error
@@ -144,28 +161,44 @@ class TableFile:
         Args:
             row: Counted from 0, without a header.
         """
-        return line_of(self.path, row) if self.is_text else f"row {row}"
+        return place_in(self.path, row)
 
     def first_row(self, group: int) -> int:
         """Return the number of the first row of a row group."""
         return sum(self.group_sizes[:group])
 
 
-def line_of(path: Path, row: int, *, has_header: bool = True) -> str:
-    """Return where a row of a text file begins: ``line 23``, counted from 1.
+def is_text_file(path: Path) -> bool:
+    """Return whether a file is of text, whose cells have no types."""
+    return path.suffix != ".parquet"
 
-    Cells in quotes may hold line ends, so the file is read up to the row; only errors need it.
 
-    Args:
-        path: The text file.
-        row: Counted from 0, without the header.
-        has_header: Whether the first line is one.
+def place_in(path: Path, row: int) -> str:
+    """Return where a row of a file is; see :meth:`TableFile.place`."""
+    return f"line {line_of(path, row)}" if is_text_file(path) else f"row {row}"
+
+
+def exactly(name: str) -> pl.Expr:
+    """Return the column of that name; ``pl.col`` takes ``*`` and ``^...$`` for patterns."""
+    return selectors.by_name(name).as_expr()
+
+
+def _described(path: Path) -> tuple[list[str], list[int], bool]:
+    """Return a parquet file's columns, the rows of its groups, and whether polars must read it.
+
+    Arrow opens no file with a column of 128-bit integers, whichever columns are wanted; polars
+    does, but does not tell where row groups end.
     """
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        lines = csv.reader(file, delimiter=SEPARATORS[path.suffix])
-        for _ in range(row + has_header):
-            next(lines, None)
-        return f"line {lines.line_num + 1}"
+    try:
+        with pq.ParquetFile(path) as file:
+            metadata = file.metadata
+            sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+            return file.schema_arrow.names, sizes, False
+    except pa.ArrowNotImplementedError:
+        rows = pl.scan_parquet(path, glob=False)
+        count = rows.select(pl.len()).collect().item()
+        sizes = [min(ROW_GROUP, count - first) for first in range(0, count, ROW_GROUP)]
+        return rows.collect_schema().names(), sizes, True
 
 
 def fingerprint(path: Path) -> str:
@@ -177,15 +210,8 @@ def fingerprint(path: Path) -> str:
 
 def _csv_as_parquet(path: Path) -> Path:
     """Return a parquet copy of a CSV file in the cache folder, written if there is none."""
-    target = cache_root() / "csv" / f"{path.stem}-{fingerprint(path)}.parquet"
-    if target.is_file():
-        return target
-    separator = SEPARATORS[path.suffix]
-    try:
-        with whole_file(target) as temporary:
-            pl.scan_csv(path, separator=separator, infer_schema_length=10_000).sink_parquet(
-                temporary, row_group_size=ROW_GROUP
-            )
-    except pl.exceptions.PolarsError as error:
-        raise RecembError(f"{path}: not a readable CSV file ({one_line(error)})") from error
-    return target
+
+    def write(folder: Path) -> None:
+        write_copy(path, folder / "rows.parquet")
+
+    return prepared_folder(cache_root() / "csv", FORMAT, [path], {}, write) / "rows.parquet"

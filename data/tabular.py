@@ -119,7 +119,9 @@ class Tabular(LightningDataModule):
 
     def _read(self, columns: Columns, attributes: AttributeFile | None) -> Schema:
         others = [self.file(stage) for stage in STAGES[1:] if stage in self.known_from]
-        return build_schema(self.file("train"), columns, attributes, self.found_folder, others)
+        return build_schema(
+            self.file("train"), columns, attributes, self.found_folder, others, self.files()
+        )
 
     def said_schema(self, num_ids: Mapping[str, int], lengths: Mapping[str, float]) -> Schema:
         """Return the schema with some numbers of ids said; see :func:`data.said.said_schema`."""
@@ -128,6 +130,12 @@ class Tabular(LightningDataModule):
     def file(self, stage: str) -> TableFile:
         """Return the file of ``train``, ``validation`` or ``test``."""
         return TableFile(self.found_folder / self.paths[stage])
+
+    def files(self) -> list[TableFile]:
+        """Return the files of all stages that are there."""
+        first = self.file("train")
+        paths = [self.found_folder / path for path in self.paths.values()]
+        return [first, *(TableFile(path) for path in paths[1:] if path.is_file())]
 
     @property
     def found_folder(self) -> Path:

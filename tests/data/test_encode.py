@@ -265,8 +265,16 @@ def test_padding_does_not_use_up_max_length(encoded: Encode) -> None:
 
 
 def test_csv_lists_of_integers(encoded: Encode) -> None:
-    (chunk,) = encoded(bags(), "a,y\n5|9|5,0\n,1\n9,1\n005|5,0\n")
+    (chunk,) = encoded(bags(), "a,y\n5|9|5,0\n,1\n9,1\n5|5,0\n")
     assert lists_of(chunk) == [[0, 1, 0], [], [1], [0, 0]]
+
+
+def test_csv_lists_with_an_id_that_no_integer_is_written_as_are_of_strings(encoded: Encode) -> None:
+    # 5 comes three times, 9 twice, 005 once.
+    (chunk,) = encoded(bags(), "a,y\n5|9|5,0\n,1\n9,1\n005|5,0\n")
+    assert lists_of(chunk) == [[0, 1, 0], [], [1], [2, 0]]
+    (chunk,) = encoded(bags(), f"a,y\n5|9|5,0\n,1\n9,1\n{2**63}|5,0\n")
+    assert lists_of(chunk) == [[0, 1, 0], [], [1], [2, 0]]
 
 
 def test_csv_lists_of_strings(encoded: Encode) -> None:
@@ -387,7 +395,7 @@ WRONG_TYPES = {
     "lists of lists": (INTEGER_LISTS, bags(), with_label(a=[[[5]]]), "lists must hold ids, got"),
     "words for integers in text": (
         INTEGER_LISTS, bags(), with_label(a=["5|x"]),
-        r"ids must be integers as in training, got '5\|x'",
+        "ids must be integers as in training, got 'x'; declare type: string if",
     ),
 }  # fmt: skip
 
@@ -402,7 +410,7 @@ def test_wrong_type_is_named_by_file_and_column(encoded: Encode, name: str) -> N
 
 WRONG_TRAINING = {
     "floats": (scalar(), with_label(a=[5.0]), "ids must be integers or strings, got type Float64"),
-    "list for scalar": (scalar(), INTEGER_LISTS, "values must be single ids, got List"),
+    "list for scalar": (scalar(), INTEGER_LISTS, "values must be single ids, got type List"),
     "scalar for list": (bags(), INTEGERS, "values must be lists, got type Int64"),
     "string padding": (bags(padding="0"), INTEGER_LISTS, "padding must be an integer as the ids"),
     "integer padding": (bags(padding=0), STRING_LISTS, "padding must be a string as the ids are"),
@@ -423,17 +431,20 @@ def test_bad_training_column_is_named(encoded: Encode, name: str) -> None:
         encoded(columns, train)
 
 
+HOLE = r"a list must have an id before and after each '\|', got"
 BAD_CSV_LISTS = {
     "negative": ("a,y\n5|9,0\n,1\n9|-5,1\n", "ids must not be negative, got -5"),
-    "hole": ("a,y\n5|9,0\n,1\n9||5,1\n", r"ids must be integers as in training, got '9\|\|5'"),
-    "above int64": (f"a,y\n5|9,0\n,1\n9|{2**63},1\n", "ids must be integers as in training, got"),
+    "hole": ("a,y\n5|9,0\n,1\n9||5,1\n", rf"{HOLE} '9\|\|5'"),
+    "hole at the end": ("a,y\n5|9,0\n,1\n9|,1\n", rf"{HOLE} '9\|'"),
+    "hole among words": ("a,y\np5|p9,0\n,1\np5|,1\n", rf"{HOLE} 'p5\|'"),
+    "nothing but a separator": ("a,y\np5|p9,0\n,1\n|,1\n", rf"{HOLE} '\|'"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_CSV_LISTS)
-def test_bad_id_in_a_csv_list_is_named_by_row(encoded: Encode, name: str) -> None:
+def test_bad_id_in_a_csv_list_is_named_by_line(encoded: Encode, name: str) -> None:
     text, rule = BAD_CSV_LISTS[name]
-    with pytest.raises(RecembError, match=rf"/train\.csv: column 'a', row 2: {rule}"):
+    with pytest.raises(RecembError, match=rf"/train\.csv: column 'a', line 4: {rule}"):
         encoded(bags(), text)
 
 

@@ -335,7 +335,7 @@ BAD_ATTRIBUTES = {
     ),
     "key of another type": (
         {"movie": ["10"], "year": [1]}, YEAR,
-        "column 'movie': ids must be integers as in training, got type String",
+        "column 'movie': it shares ids with .*/train.parquet: column 'movie', but one holds str",
     ),
     "negative key": (
         {"movie": [10, 20, -5], "year": [1, 2, 3]}, YEAR,
