@@ -260,7 +260,7 @@ class Tabular(LightningDataModule):
             RecembError: If one is missing.
         """
         file = self.file("test")
-        keys = {name: shown for name, shown in self.keys.items() if name in file.schema.names}
+        keys = {name: shown for name, shown in self.keys.items() if name in file.names}
         shown_as = {shown: name for name, shown in keys.items()}
         chosen = {shown_as.get(name, name): None for name in [*keys, *names]}
         if not chosen:

@@ -63,12 +63,12 @@ def _shown(value: object) -> str:
     return repr(value.to_list() if isinstance(value, pl.Series) else value)
 
 
-def raw_ids(values: pl.Series, kind: IdKind) -> pl.Series:
+def raw_ids(values: pl.Series, kind: IdKind | None) -> pl.Series:
     """Return raw ids, int64; nulls stay.
 
     Args:
         values: Integers, booleans or strings.
-        kind: What they should be.
+        kind: What they should be; None: what they are.
 
     Raises:
         ValueAtError: If the type is another one, or at a value that is no id.
@@ -84,7 +84,7 @@ def raw_ids(values: pl.Series, kind: IdKind) -> pl.Series:
     return values.cast(pl.Int64)
 
 
-def of_kind(values: pl.Series, kind: IdKind) -> pl.Series:
+def of_kind(values: pl.Series, kind: IdKind | None) -> pl.Series:
     """Return ids as strings or integers, converted where the kind allows it.
 
     Raises:
@@ -94,7 +94,7 @@ def of_kind(values: pl.Series, kind: IdKind) -> pl.Series:
     found_text = dtype in _TEXT
     if not (found_text or dtype.is_integer() or dtype in (pl.Boolean, pl.Null)):
         raise ValueAtError(f"ids must be integers or strings, got type {dtype}; convert the column")
-    if found_text == kind.is_text or dtype == pl.Null:
+    if kind is None or found_text == kind.is_text or dtype == pl.Null:
         return values
     wanted = "strings" if kind.is_text else "integers"
     if not (kind.is_declared or kind.from_text):
