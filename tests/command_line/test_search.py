@@ -410,3 +410,77 @@ def test_a_search_that_is_stopped_goes_on_to_the_bit(tmp_path):
     assert all(float(whole[name].std()) > 0.01 for name in gates)
     for name in whole:
         assert torch.equal(whole[name], stopped[name]), name
+
+
+def refused_at_the_start(found: dict, options: list[str], folder: Path, capsys, monkeypatch) -> str:
+    """Search, without being able to train; return the one line."""
+
+    def fit(self, *given, **settings):
+        raise AssertionError("a training was begun")
+
+    monkeypatch.setattr("lightning.Trainer.fit", fit)
+    run = folder / "run"
+    arguments = ["--config", write(found, folder), "--run", str(run)]
+    assert main(["search", *arguments, *options]) == 2
+    assert not run.exists()
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("recemb")]
+    return line
+
+
+def other_family(family: str, folder: Path) -> dict:
+    """A model over pairs, or over sessions, on a few events."""
+    count = 400
+    pl.DataFrame({
+        "user": [n // 20 for n in range(count)], "item": [n * 7 % 31 for n in range(count)],
+        "time": range(count),
+    }).write_parquet(folder / "events.parquet")  # fmt: skip
+    plain = {"kind": "full", "dim": 4}
+    names = ["user", "item"] if family == "lightgcn.LightGCN" else ["item"]
+    model = {"tables": dict.fromkeys(names, plain)}
+    model["features"] = {name: {"table": name} for name in names}
+    data = {"source": str(folder / "events.parquet"), "batch_size": 16}
+    if family == "session.SessionTransformer":
+        model["network"] = {"num_layers": 1, "hidden": 4, "max_length": 4}
+        data |= {"time": "time", "max_length": 4}
+    reader = {"session.SessionTransformer": "sequences.Sequences"}.get(
+        family, "interactions.Interactions"
+    )
+    return {
+        "model": {"class_path": f"models.{family}", "init_args": model},
+        "data": {"class_path": f"data.{reader}", "init_args": data},
+        "trainer": {"max_epochs": 1, "enable_progress_bar": False, "logger": False},
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ["lightgcn.LightGCN", "session.SessionTransformer"])
+def test_other_models_are_refused_before_training(family, method, tmp_path, capsys, monkeypatch):
+    options = ["--method", method, *(["--share", "0.5"] if method != "autodim" else [])]
+    found = other_family(family, tmp_path)
+    line = refused_at_the_start(found, options, tmp_path, capsys, monkeypatch)
+    assert "all methods apply to models that learn labels of rows" in line
+    assert f"got {family.partition('.')[2]}" in line
+
+
+def test_a_share_of_raw_ids_is_refused_before_training(tmp_path, capsys, monkeypatch):
+    rows = pl.DataFrame({
+        "user": [f"u{n % 9}" for n in range(60)], "item": [n % 7 for n in range(60)],
+        "label": [n % 2 for n in range(60)],
+    })  # fmt: skip
+    for stage in ("train", "validation", "test"):
+        rows.write_parquet(tmp_path / f"{stage}.parquet")
+    found = {
+        "model": {"class_path": "models.deepfm.DeepFM", "init_args": {
+            "tables": {"user": {"kind": "hashed", "num_rows": 16, "dim": 4},
+                       "item": {"kind": "full", "dim": 4}},
+            "features": {"user": {"table": "user"}, "item": {"table": "item"}},
+        }},
+        "data": {"class_path": "data.tabular.Tabular", "init_args": {
+            "folder": str(tmp_path), "label": "label",
+            "categorical": {"user": {"raw": True}, "item": {}}, "batch_size": 16,
+        }},
+        "trainer": {"max_epochs": 1, "enable_progress_bar": False, "logger": False},
+    }  # fmt: skip
+    line = refused_at_the_start(found, ["--share", "0.5"], tmp_path, capsys, monkeypatch)
+    assert "user" in line
+    assert "raw" in line

@@ -35,6 +35,8 @@ from recemb.tables.registry import table_config
 Section = dict[str, Any]
 Form = Literal["dense", "sparse"]
 Start = Literal["derived", "fresh"]
+PLAIN = "plain.yaml"
+"""The user's configuration, from which all stages begin."""
 EARLY_STOPPING = "lightning.pytorch.callbacks.EarlyStopping"
 
 
@@ -158,9 +160,12 @@ class Search(ABC):
     def _supernet_config(self) -> Section:
         config = copy.deepcopy(self.config)
         # How many ids a table has is known when the data is read: by a model that is not trained.
-        path = self.folder / "plain.yaml"
+        path = self.folder / PLAIN
         save_yaml(path, config)
-        embeddings = cast(Embeddings, self.untrained(path).embeddings)
+        model = self.untrained(path)
+        check_applies(model)
+        embeddings = cast(Embeddings, model.embeddings)
+        self.asked(embeddings)  # a share of ids that nobody counts is refused now
         tables = config["model"]["init_args"]["tables"]
         for name in self.names:
             own = cast(Full, self.given[name])
@@ -337,6 +342,24 @@ class Search(ABC):
         plot_history(history, self.learned, self.folder / f"{self.learned}.png")
         metric = f"test/{self.monitor.metric}"
         plot_quality(trained, metric, self.folder / "quality.png")
+
+
+def check_applies(model: LightningModule) -> None:
+    """Refuse a model that no method applies to, before anything is trained.
+
+    All of them measure on training rows that are held out, and gates learn by their loss. Pairs of
+    a graph and sequences have no such rows: what is held out of them is still in the graph, or in
+    what a user has, or in a session that begins as another.
+
+    Raises:
+        RecembError: If the model does not learn labels of rows.
+    """
+    if not hasattr(model, "search_loss") or not hasattr(model, "embeddings"):
+        raise RecembError(
+            "search: all methods apply to models that learn labels of rows by a search_loss, as "
+            "models.task.RankingTask has it (DIN, DARE, DLRM, DeepFM, DCN, matrix factorisation of "
+            f"ratings), got {type(model).__name__}; sweep the dimensions of its tables instead"
+        )
 
 
 def settings_of(config: TableConfig) -> Section:

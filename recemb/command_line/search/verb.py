@@ -6,7 +6,7 @@ from pathlib import Path
 from recemb.command_line.search.baselines import BASELINES
 from recemb.command_line.search.methods import METHODS
 from recemb.command_line.search.options import parse, read_config
-from recemb.command_line.search.stages import Section
+from recemb.command_line.search.stages import PLAIN, Section, clear
 from recemb.errors import RecembError
 from recemb.memory import peak_memory_bytes
 from recemb.results import config_hash, new_run, table, versions, write_results
@@ -26,7 +26,12 @@ def run(arguments: list[str]) -> None:
         raise RecembError(f"{folder}: the run folder is not empty; name a new one, or say --resume")
     config = read_config(options)
     search = METHODS[options.method](options, config, folder)
-    results = search.results()
+    try:
+        results = search.results()
+    except Exception:
+        if [one.name for one in folder.iterdir()] == [PLAIN]:
+            clear(folder)  # refused before anything was made; the repeat finds no folder in its way
+        raise
     baselines = {name: BASELINES[name](search) for name in options.baselines}
     if options.plots:
         search.plot(results["derived"], {**results["forms"], **baselines})
