@@ -1,6 +1,7 @@
 """Requirements: ranges that hold what the tests run with, and no next major version."""
 
 import importlib.metadata
+import itertools
 import tomllib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-REQUIRED = [Requirement(one) for one in [*PROJECT["dependencies"], *sum(EXTRAS.values(), [])]]
+REQUIRED = [Requirement(one) for one in itertools.chain(PROJECT["dependencies"], *EXTRAS.values())]
 RANGES = [one for one in REQUIRED if one.name not in ("recemb", "mypy", "ruff", "packaging")]
 
 
