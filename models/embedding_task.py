@@ -106,9 +106,18 @@ class EmbeddingTask(LightningModule):
             checkpoint["rows_optimizer"] = self.embeddings.rows.optimizer_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the state of the rows' optimizer."""
+        """Restore the state of the rows' optimizer, where it is not in files of its own.
+
+        Raises:
+            RecembError: If it is nowhere.
+        """
         if "rows_optimizer" in checkpoint:
             self.embeddings.rows.load_optimizer_state(checkpoint["rows_optimizer"])
+        elif checkpoint["recemb"].get("rows") is None:
+            raise RecembError(
+                "the checkpoint has no state of the rows' optimizer, so that training cannot go on "
+                "from it; begin another with --warm_start"
+            )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam over everything but the rows, which have an optimizer of their own."""

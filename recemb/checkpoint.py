@@ -7,7 +7,6 @@ generator. So a checkpoint alone rebuilds the model, and a resumed run continues
 
 import glob
 import os
-import pickle
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -21,20 +20,15 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from recemb import processes
 from recemb.accounting import nested_tensors, tensor_bytes
+from recemb.checkpoint_file import REMEDY, SECTIONS, read_file
 from recemb.errors import RecembError
-from recemb.files import whole_file
+from recemb.files import one_line, reading, whole_file
 from recemb.rows.store import STATE, TABLE, RowsStore
 from recemb.schema import Schema
-
-FORMAT = 4
-"""Of the ``recemb`` entry; a reader refuses any other."""
+from recemb.seal import seal, sealed_checksum
 
 ROWS = ".rows-"
 """Between a checkpoint's name and what tells apart the folders of rows that were saved under it."""
-
-SECTIONS = ("model", "data")
-"""The parts of a configuration that make a model what it is."""
-
 
 ORDERED = ("model.init_args.features.", "model.init_args.history.")
 """Settings that are the order of a model's inputs; all others are found by name."""
@@ -63,13 +57,13 @@ class WholeFileIO(TorchCheckpointIO):
         try:
             with whole_file(Path(path)) as temporary:
                 torch.save(checkpoint, temporary)
+                seal(temporary)
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
             # torch's own writer reports a full disk as a RuntimeError.
-            reason = " ".join(str(error).split())[:120]
             raise RecembError(
-                f"{path}: the checkpoint could not be written ({reason}); the "
+                f"{path}: the checkpoint could not be written ({one_line(error)}); the "
                 "previous one is untouched"
             ) from error
 
@@ -121,9 +115,10 @@ def load_module(path: Path, checkpoint: Mapping[str, Any], module: LightningModu
         module: Of the same configuration.
 
     Raises:
-        RecembError: If the checkpoint is of another configuration, or a file of its rows is not
-            the one that was saved.
+        RecembError: If the checkpoint is of another configuration, if it lacks anything that the
+            module has, or if a file of its rows is not the one that was saved.
     """
+    check_complete(path, checkpoint, module)
     module.load_state_dict(checkpoint["state_dict"])
     rows = checkpoint["recemb"].get("rows")
     if rows is not None:
@@ -134,6 +129,55 @@ def load_module(path: Path, checkpoint: Mapping[str, Any], module: LightningModu
         store.num_steps = rows["step"]
 
 
+def check_complete(path: Path, checkpoint: Mapping[str, Any], module: LightningModule) -> None:
+    """Raise a :class:`RecembError` unless a checkpoint has every tensor that a module has.
+
+    Nothing that a model starts with by chance may pass for trained. Rows in files of their own are
+    held to the module where they are loaded.
+    """
+    prefix, store = _rows_of(module)
+    wanted: dict[str, torch.Size | None] = {
+        name: one.shape for name, one in module.state_dict().items()
+    }
+    if checkpoint["recemb"].get("rows") is None:
+        # A store compares the shapes of rows itself.
+        wanted |= dict.fromkeys(prefix + name for name in store.entry_bytes())
+    else:
+        wanted = {name: one for name, one in wanted.items() if not name.startswith(prefix)}
+    saved = {name: one.shape for name, one in checkpoint["state_dict"].items()}
+    for name in [*wanted, *saved]:
+        if name not in saved or name not in wanted:
+            place = "the checkpoint has none" if name in wanted else "the model has none"
+            raise RecembError(
+                f"{path}: every tensor of the model must come from the checkpoint, but {place} "
+                f"called {name!r}; it was saved by another configuration, or is incomplete"
+            )
+        shape = wanted[name]
+        if shape is not None and saved[name] != shape:
+            raise RecembError(
+                f"{path}: {name!r} must have shape {tuple(shape)}, got {tuple(saved[name])}; it "
+                "was saved by another configuration"
+            )
+
+
+def fingerprint(path: Path) -> str:
+    """Return what tells a checkpoint's content from any other's: 32 hexadecimal digits.
+
+    It is the checksum with which the file was sealed, which covers those of the files of its rows,
+    and is read without reading the content.
+
+    Raises:
+        RecembError: If there is no such checkpoint.
+    """
+    if not path.is_file():
+        raise RecembError(f"{path}: there is no such checkpoint; check the path")
+    with reading(path, "checkpoint", REMEDY):
+        found = sealed_checksum(path)
+    if found is None:
+        raise RecembError(f"{path}: not a readable checkpoint (it is not sealed); {REMEDY}")
+    return found
+
+
 def checkpoint_bytes(path: Path) -> int:
     """Return the bytes of the tensors of a checkpoint, its rows included."""
     checkpoint = read_checkpoint(path, with_rows=False)
@@ -141,9 +185,11 @@ def checkpoint_bytes(path: Path) -> int:
     rows = checkpoint["recemb"].get("rows")
     if rows is None:
         return own
-    from recemb.rows.part_files import saved_bytes
+    from recemb.rows.part_files import check_index, saved_bytes
 
-    return own + saved_bytes(path.with_name(rows["folder"]))
+    folder = path.with_name(rows["folder"])
+    check_index(folder, rows["files"])
+    return own + saved_bytes(folder)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
@@ -192,7 +238,9 @@ def _add_rows(path: Path, checkpoint: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path, with_rows: bool = True) -> dict[str, Any]:
-    """Return a checkpoint's content, tensors and plain values only.
+    """Return a checkpoint's content, tensors and plain values only, of which every byte is checked.
+
+    Weights and the state of rows stay in the file until they are copied into a model.
 
     Args:
         path: Where it is.
@@ -203,41 +251,33 @@ def read_checkpoint(path: Path, with_rows: bool = True) -> dict[str, Any]:
         RecembError: If it is missing, damaged, holds anything that would run code, or was not
             written by recemb.
     """
-    if not path.is_file():
-        raise RecembError(f"{path}: there is no such checkpoint; check the path")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = " ".join(str(error).split())
-        if "Unsupported" in reason or "GLOBAL" in reason:
-            raise RecembError(
-                f"{path}: refused, because it holds a pickled object that would run code; only "
-                "tensors and plain values are read"
-            ) from None
-        raise RecembError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise RecembError(
-            f"{path}: not a readable checkpoint, perhaps truncated ({reason})"
-        ) from None
-    header = checkpoint.get("recemb") if isinstance(checkpoint, dict) else None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise RecembError(f"{path}: not a checkpoint of this version of recemb (format {FORMAT})")
-    content: dict[str, Any] = checkpoint
+    content = read_file(path)
     if with_rows:
         _add_rows(path, content)
     return content
 
 
 def checkpoint_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration sections that a checkpoint was trained with."""
-    config: dict[str, Any] = yaml.safe_load(checkpoint["recemb"]["config"])
+    """Return the configuration sections that a checkpoint was trained with.
+
+    Raises:
+        RecembError: If they are not YAML, or not there.
+    """
+    with reading(Path("the checkpoint's configuration"), "YAML text", REMEDY):
+        config: dict[str, Any] = yaml.safe_load(checkpoint["recemb"]["config"])
+        for name in SECTIONS:
+            config[name]
     return config
 
 
 def checkpoint_schema(checkpoint: Mapping[str, Any]) -> Schema:
-    """Return the schema that a checkpoint was trained with."""
-    return Schema.from_state(checkpoint["recemb"]["schema"])
+    """Return the schema that a checkpoint was trained with.
+
+    Raises:
+        RecembError: If it is none.
+    """
+    with reading(Path("the checkpoint's schema"), "schema", REMEDY):
+        return Schema.from_state(checkpoint["recemb"]["schema"])
 
 
 def is_compressed(checkpoint: Mapping[str, Any]) -> bool:

@@ -1,8 +1,9 @@
 """Which checkpoints are kept, and what is put into them beside Lightning's own entries."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -11,9 +12,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from recemb import processes
-from recemb.checkpoint import FORMAT, SECTIONS, copy_checkpoint
+from recemb.checkpoint import copy_checkpoint
+from recemb.checkpoint_file import FORMAT, SECTIONS
 from recemb.monitor import AUC, Monitor
 from recemb.schema import Schema
+
+T = TypeVar("T")
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -79,6 +83,7 @@ class Header(Callback):
         self.config = {name: config[name] for name in SECTIONS}
         self.schema = schema
         self._random_states: list[Tensor] = []
+        self._device_states: list[Tensor | None] = []
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -90,6 +95,7 @@ class Header(Callback):
             "config": yaml.safe_dump(self.config, sort_keys=False),
             "schema": self.schema.state(),
             "random_states": processes.from_all(torch.get_rng_state()),
+            "device_random_states": processes.from_all(_device_state(pl_module.device)),
         }
 
     def on_load_checkpoint(
@@ -97,9 +103,26 @@ class Header(Callback):
     ) -> None:
         """Keep the random states until training starts: building the model has used some."""
         self._random_states = checkpoint["recemb"]["random_states"]
+        self._device_states = checkpoint["recemb"]["device_random_states"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore this process's random state; that of the first where they were fewer."""
-        states, rank = self._random_states, processes.rank()
-        if states:
-            torch.set_rng_state(states[rank if rank < len(states) else 0])
+        """Restore this process's random states; those of the first where they were fewer.
+
+        A GPU has its own, of which dropout and stochastic rounding there draw.
+        """
+        if self._random_states:
+            torch.set_rng_state(_own(self._random_states))
+        state = _own(self._device_states) if self._device_states else None
+        if state is not None and pl_module.device.type == "cuda":
+            torch.cuda.set_rng_state(state, pl_module.device)
+
+
+def _device_state(device: torch.device) -> Tensor | None:
+    """Return the random state of the device that a process trains on, where it has its own."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _own(states: Sequence[T]) -> T:
+    """Return what is this process's; the first's where they were fewer."""
+    rank = processes.rank()
+    return states[rank if rank < len(states) else 0]

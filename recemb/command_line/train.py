@@ -20,6 +20,7 @@ from recemb import processes
 from recemb.accounting import module_bytes, table_report, training_bytes
 from recemb.checkpoint import (
     WholeFileIO,
+    check_complete,
     check_same_config,
     checkpoint_bytes,
     checkpoint_schema,
@@ -376,6 +377,8 @@ def fit(cli: TrainingCLI, test: bool = True) -> dict[str, Any]:
         # Its optimizers' state was of other tables: fine-tuning starts from the weights alone.
         _load(cli)
         resumed = None
+    elif cli.checkpoint is not None:
+        check_complete(Path(resumed), cli.checkpoint, model)
     started = _warm_start(cli, Path(cli.warm_start)) if cli.warm_start is not None else {}
     trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
     best = cli.best.best_model_path

@@ -291,14 +291,3 @@ class LocalRowsStore(RowsStore):
         """Save whole tables by name, not flat tensors: the form that every store loads."""
         for name, rows in self.tables().items():
             destination[f"{prefix}{name}"] = rows
-
-    def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """Load whole tables by name."""
-        saved = {
-            name.removeprefix(prefix): rows
-            for name, rows in state_dict.items()
-            if name.startswith(prefix)
-        }
-        self.load_tables(saved)

@@ -45,7 +45,13 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from recemb import processes
 from recemb.errors import RecembError
+from recemb.files import reading
 from recemb.rows.store import Part
+
+INDEX = ".metadata"
+"""Of the files in a folder, the one that says what is in the others."""
+
+REMEDY = "restore the checkpoint from a copy"
 
 CHUNK_ELEMENTS = 1 << 24
 """Elements that are written, and later read, at a time."""
@@ -80,7 +86,7 @@ def save_parts(folder: Path, parts: Iterable[Part]) -> Files:
             "free there; make room, the previous checkpoint is untouched"
         ) from None
     files: Files = {}
-    names = [f"__{processes.rank()}_0.distcp", *([] if processes.rank() else [".metadata"])]
+    names = [f"__{processes.rank()}_0.distcp", *([] if processes.rank() else [INDEX])]
     own_files = {name: _signature(folder / name) for name in names if (folder / name).is_file()}
     for found in processes.from_all(own_files):
         files |= found
@@ -125,6 +131,11 @@ def read_whole(folder: Path, files: Mapping[str, tuple[int, str]]) -> dict[str, 
     with _quiet():
         load({}, storage_reader=_Reader(folder), planner=_Load(parts), no_dist=True)
     return found
+
+
+def check_index(folder: Path, files: Mapping[str, tuple[int, str]]) -> None:
+    """Raise a :class:`RecembError` if a folder's index is not the one that was saved."""
+    _check(folder, {name: one for name, one in files.items() if name == INDEX}, is_alone=True)
 
 
 def saved_bytes(folder: Path) -> int:
@@ -286,16 +297,16 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-_INDEX = "torch.distributed.checkpoint.metadata"
+_METADATA = "torch.distributed.checkpoint.metadata"
 _CLASSES = {
-    (_INDEX, "BytesStorageMetadata"),
-    (_INDEX, "ChunkStorageMetadata"),
-    (_INDEX, "Metadata"),
-    (_INDEX, "MetadataIndex"),
-    (_INDEX, "StorageMeta"),
-    (_INDEX, "TensorProperties"),
-    (_INDEX, "TensorStorageMetadata"),
-    (_INDEX, "_MEM_FORMAT_ENCODING"),
+    (_METADATA, "BytesStorageMetadata"),
+    (_METADATA, "ChunkStorageMetadata"),
+    (_METADATA, "Metadata"),
+    (_METADATA, "MetadataIndex"),
+    (_METADATA, "StorageMeta"),
+    (_METADATA, "TensorProperties"),
+    (_METADATA, "TensorStorageMetadata"),
+    (_METADATA, "_MEM_FORMAT_ENCODING"),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
     ("torch.serialization", "_get_layout"),
     ("torch", "Size"),
@@ -311,12 +322,12 @@ class _Reader(FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Return the index."""
-        path = Path(self.path) / ".metadata"
-        try:
-            with path.open("rb") as file:
+        path = Path(self.path) / INDEX
+        with reading(path, "index of rows", REMEDY), path.open("rb") as file:
+            try:
                 metadata: Metadata = _Unpickler(file).load()
-        except (pickle.UnpicklingError, EOFError, AttributeError, ValueError) as error:
-            raise RecembError(f"{path}: not an index that recemb wrote ({error})") from None
+            except pickle.UnpicklingError as error:
+                raise RecembError(f"{path}: not an index that recemb wrote ({error})") from None
         return metadata
 
 
@@ -327,6 +338,8 @@ def _check(folder: Path, files: Mapping[str, tuple[int, str]], is_alone: bool = 
             f"{folder}: the folder of the checkpoint's rows is missing; move it along with the "
             "checkpoint that names it"
         )
+    if INDEX not in files:
+        raise RecembError(f"{folder}: the checkpoint does not name its {INDEX}; restore it")
     for name, (size, _) in files.items():
         path = folder / name
         if not path.is_file():

@@ -18,7 +18,7 @@ Contract (``tests/rows/contract.py`` holds every store to it):
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -138,6 +138,30 @@ class RowsStore(nn.Module, ABC):
         Raises:
             RecembError: If a table is missing, unknown or of another shape.
         """
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Load whole tables by name; as torch does, report what is missing and what is unknown."""
+        saved = {
+            name.removeprefix(prefix): rows
+            for name, rows in state_dict.items()
+            if name.startswith(prefix)
+        }
+        known = {name: saved[name] for name in self.entry_bytes() if name in saved}
+        missing = [name for name in self.entry_bytes() if name not in saved]
+        unexpected_keys += [prefix + name for name in saved if name not in known]
+        if known or self.has_buffers:
+            missing_keys += [prefix + name for name in missing]
+        if known:
+            self.load_tables({**self.tables(), **known} if missing else known)
 
     @abstractmethod
     def optimizer_state(self) -> dict[str, Tensor]:

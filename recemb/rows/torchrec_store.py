@@ -431,15 +431,3 @@ class TorchRecRowsStore(RowsStore):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Save nothing: whole tables need not fit in a process; see :meth:`parts`."""
-
-    def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """Load whole tables by name, where they are there: a store of one process saved them."""
-        saved = {
-            name.removeprefix(prefix): rows
-            for name, rows in state_dict.items()
-            if name.startswith(prefix)
-        }
-        if saved:
-            self.load_tables(saved)

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from data.tabular import Tabular
+from recemb.checkpoint import WholeFileIO
 from recemb.command_line.main import main
 from recemb.rebuild import rebuild
 from tests.command_line.small import small_config, write
@@ -274,7 +275,7 @@ def test_a_checkpoint_whose_data_is_a_foreign_class_is_refused(run, tmp_path, ca
         "data.synthetic_clicks.SyntheticClicks", "os.Popen"
     )
     path = tmp_path / "foreign.ckpt"
-    torch.save(checkpoint, path)
+    WholeFileIO().save_checkpoint(checkpoint, path)
     options = [str(path), "--method", "int8", "--run", str(tmp_path / "run")]
     assert "names the class 'os.Popen'" in checkpoint_mistake("compress", options, capsys)
 

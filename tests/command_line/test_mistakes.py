@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 
+from recemb.checkpoint import WholeFileIO
 from recemb.command_line.main import main
 from tests.command_line.small import small_config, write
 
@@ -208,7 +209,7 @@ def test_a_checkpoint_that_names_a_foreign_class_is_refused(trained, tmp_path, c
     config = checkpoint["recemb"]["config"]
     checkpoint["recemb"]["config"] = config.replace("models.din.DIN", "subprocess.Popen")
     path = tmp_path / "foreign.ckpt"
-    torch.save(checkpoint, path)
+    WholeFileIO().save_checkpoint(checkpoint, path)
     line = checkpoint_mistake("export", [str(path), "--run", str(tmp_path / "run")], capsys)
     assert "names the class 'subprocess.Popen'" in line
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from recemb import processes
-from recemb.checkpoint import FORMAT, read_checkpoint, save_sharded
+from recemb.checkpoint import read_checkpoint, save_sharded
+from recemb.checkpoint_file import FORMAT
 from recemb.errors import RecembError
 from recemb.physical import PhysicalTable, Uniform
 from recemb.rows.optimizers import Adam
@@ -31,7 +32,9 @@ def main(folder: Path) -> None:
     path = folder / "last.ckpt"
 
     def save() -> None:
-        content = {"state_dict": {}, "recemb": {"format": FORMAT, "config": "", "schema": {}}}
+        states = {"random_states": [], "device_random_states": []}
+        header = {"format": FORMAT, "config": "", "schema": {}, **states}
+        content = {"state_dict": {}, "recemb": header}
         save_sharded(content, path, module)  # type: ignore[arg-type]
 
     save()
