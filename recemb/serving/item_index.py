@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recemb.checksums import check_manifest, write_manifest
 from recemb.errors import RecembError
-from recemb.files import whole_folder
+from recemb.files import reading, whole_folder
 from recemb.packages import needed
 
 Kind = Literal["flat", "ivf_pq", "hnsw"]
 INDEX, VECTORS, SETTINGS = "index.faiss", "vectors.npy", "settings.json"
+REMEDY = "write it again with recemb index"
 
 
 def faiss() -> Any:
@@ -219,19 +221,24 @@ class ItemIndex:
             faiss().write_index(self._index, str(new / INDEX))
             np.save(new / VECTORS, self.vectors_VD)
             (new / SETTINGS).write_text(json.dumps(asdict(self.settings), indent=1))
+            write_manifest(new)
 
     @classmethod
     def load(cls, folder: Path) -> "ItemIndex":
-        """Return the index in a folder; vectors stay on the disk until they are needed.
+        """Return the index in a folder, every byte of it checked; its vectors stay on the disk.
 
         Raises:
-            RecembError: If there is none.
+            RecembError: If there is none, or it is not the one that was written.
         """
         if not (folder / SETTINGS).is_file():
             raise RecembError(f"{folder}: there is no index; write one with recemb index")
-        settings = IndexSettings(**json.loads((folder / SETTINGS).read_text()))
-        vectors_VD = np.load(folder / VECTORS, mmap_mode="c", allow_pickle=False)
-        return cls(settings, vectors_VD, faiss().read_index(str(folder / INDEX)))
+        library = faiss()
+        with reading(folder, "index", REMEDY):
+            check_manifest(folder, remedy=REMEDY)
+            settings = IndexSettings(**json.loads((folder / SETTINGS).read_text()))
+            vectors_VD = np.load(folder / VECTORS, mmap_mode="c", allow_pickle=False)
+            index = library.read_index(str(folder / INDEX))
+        return cls(settings, vectors_VD, index)
 
 
 def _overlap(got_BK: Tensor, truth_BK: Tensor) -> float:

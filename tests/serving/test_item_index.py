@@ -1,5 +1,6 @@
 """An index of items: what each form finds, filters, and what is written."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,32 @@ def test_vectors_of_a_broken_model_are_refused() -> None:
         ItemIndex.build(vectors() * torch.nan, IndexSettings())
     with pytest.raises(RecembError, match=r"there is no index; write one with recemb index"):
         ItemIndex.load(Path("nowhere"))
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_any_damage_of_a_folder_is_refused_in_a_line(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    ItemIndex.build(vectors(), SETTINGS[kind]).save(folder)
+    files = sorted(path for path in folder.iterdir())
+    assert len(files) >= 4
+    source = random.Random(kind)
+    for path in files:
+        whole = path.read_bytes()
+        places = [0, len(whole) - 1, *(source.randrange(len(whole)) for _ in range(4))]
+        damaged = [flipped(whole, place, source.randrange(8)) for place in places]
+        damaged += [whole[: len(whole) // 2], whole[:-1], whole + b"\0", b"", b"text\n"]
+        for content in damaged:
+            path.write_bytes(content)
+            with pytest.raises(RecembError, match="index") as refused:
+                ItemIndex.load(folder)
+            assert "\n" not in str(refused.value)
+        path.unlink()
+        with pytest.raises(RecembError, match=r"missing|there is no index"):
+            ItemIndex.load(folder)
+        path.write_bytes(whole)
+    assert torch.equal(torch.from_numpy(ItemIndex.load(folder).vectors_VD), vectors())
+
+
+def flipped(content: bytes, place: int, bit: int) -> bytes:
+    """Return content with one bit changed."""
+    return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
