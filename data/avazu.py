@@ -53,7 +53,7 @@ def prepare(source: Path, folder: Path) -> Path:
     rows = scan_log(source, RAW)
 
     def write(new: Path) -> None:
-        write_log(rows.with_columns(**_times()), source, new)
+        write_log(rows.with_columns(**_times()), source, new, RAW)
 
     return prepared_folder(folder, f"avazu-{FORMAT}", [source], {}, write)
 

@@ -51,7 +51,7 @@ def prepare(source: Path, folder: Path) -> Path:
     rows = scan_log(source, RAW)
 
     def write(new: Path) -> None:
-        write_log(rows.with_columns(*_numbers(), *_categories()), source, new)
+        write_log(rows.with_columns(*_numbers(), *_categories()), source, new, RAW)
 
     return prepared_folder(folder, f"criteo-{FORMAT}", [source], {}, write)
 

@@ -135,7 +135,7 @@ def test_a_word_among_numbers_is_refused(tmp_path: Path) -> None:
     lines = raw_lines(50)
     lines[40] = lines[40].replace(lines[40].split("\t")[3], "many", 1)
     source.write_text("\n".join(lines) + "\n")
-    with pytest.raises(RecembError, match=r"/train\.txt: not a readable raw log"):
+    with pytest.raises(RecembError, match=r"/train\.txt: column 'I3', line 41: must be of"):
         prepare(source, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -40,7 +40,7 @@ def write_raw(path: Path) -> Path:
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".txt"])
 def test_each_row_goes_where_its_number_says_in_order(tmp_path: Path, suffix: str) -> None:
     source = write_raw(tmp_path / f"raw{suffix}")
-    write_log(scan_log(source, COLUMNS), source, tmp_path / "out")
+    write_log(scan_log(source, COLUMNS), source, tmp_path / "out", COLUMNS)
     for stage in STAGES:
         found = pl.read_parquet(tmp_path / "out" / f"{stage}.parquet")
         assert found.schema == pl.Schema(COLUMNS)
@@ -52,7 +52,7 @@ def test_files_are_cut_into_row_groups_that_are_read_one_at_a_time(tmp_path: Pat
 
     source = tmp_path / "raw.parquet"
     pl.DataFrame({"label": [0, 1] * 100_000}).write_parquet(source)
-    write_log(scan_log(source, {"label": pl.Int8}), source, tmp_path / "out")
+    write_log(scan_log(source, {"label": pl.Int8}), source, tmp_path / "out", {"label": pl.Int8})
     metadata = pq.ParquetFile(tmp_path / "out/train.parquet").metadata
     sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     assert sum(sizes) == sum(stage_of(row) == "train" for row in range(200_000))
@@ -87,18 +87,52 @@ def test_a_file_that_cannot_be_read_is_named(
 
 
 @pytest.mark.parametrize(
-    ("suffix", "line"),
-    [(".txt", "1\tmany\tb"), (".txt", "300\t1\tb"), (".txt", "1\t2\tb\tc"), (".csv", "1,many,b")],
-    ids=["word for a number", "number out of range", "one cell too many", "word in CSV"],
+    ("suffix", "line", "rule"),
+    [
+        (".txt", "1\tmany\tb", "column 'number', line 2001: must be of type Int64, got 'many'"),
+        (".txt", "300\t1\tb", "column 'label', line 2001: must be of type Int8, got '300'"),
+        (".txt", "1\t2\tb\tc", "line 2001: a row must have 3 cells, got 4"),
+        (".txt", "1\t2", "line 2001: a row must have 3 cells, got 2"),
+        (".txt", "", "line 2001: a row must have 3 cells, got 1"),
+        (".csv", "1,many,b", "column 'number', line 2002: must be of type Int64, got 'many'"),
+        (".csv", "1,2", "line 2002: a row must have 3 cells, got 2"),
+    ],
 )
-def test_a_wrong_value_far_down_leaves_nothing_behind(
-    tmp_path: Path, suffix: str, line: str
+def test_a_wrong_line_far_down_is_named_and_leaves_nothing_behind(
+    tmp_path: Path, suffix: str, line: str, rule: str
 ) -> None:
     source = tmp_path / f"raw{suffix}"
     separator = "\t" if suffix == ".txt" else ","
     lines = [separator.join(("0", str(row), "a")) for row in range(2000)]
     header = [] if suffix == ".txt" else ["label,number,word"]
-    source.write_text("\n".join([*header, *lines, line, ""]))
-    with pytest.raises(RecembError, match=rf"/raw{suffix}: not a readable raw log \(.*\); mend"):
-        write_log(scan_log(source, COLUMNS), source, tmp_path / "out")
+    source.write_text("\n".join([*header, *lines, line, separator.join("01a"), ""]))
+    with pytest.raises(RecembError, match=rf"/raw{suffix}: {rule}; mend"):
+        write_log(scan_log(source, COLUMNS), source, tmp_path / "out", COLUMNS)
     assert [one.name for one in tmp_path.iterdir()] == [source.name]
+
+
+def test_a_last_line_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "raw.txt"
+    source.write_text("0\t1\ta\n" * 3 + "1\t2")
+    with pytest.raises(RecembError, match="line 4: a row must have 3 cells, got 2"):
+        write_log(scan_log(source, COLUMNS), source, tmp_path / "out", COLUMNS)
+
+
+def test_columns_that_nobody_names_are_not_guessed(tmp_path: Path) -> None:
+    source = tmp_path / "raw.csv"
+    lines = [f"{2**64 if row else 7},0,{row},a" for row in range(300)]
+    source.write_text("\n".join(["id,label,number,word", *lines, ""]))
+    rows = scan_log(source, COLUMNS).collect()
+    assert rows["number"].to_list() == list(range(300))
+
+
+def test_fractions_are_not_cut_off(tmp_path: Path) -> None:
+    source = tmp_path / "raw.parquet"
+    whole = pl.DataFrame({"label": [0.0, 1.0] * 20, "number": [1.0, None] * 20, "word": ["a"] * 40})
+    whole.write_parquet(source)
+    write_log(scan_log(source, COLUMNS), source, tmp_path / "out", COLUMNS)
+    whole.with_columns(number=pl.Series([1.0] * 39 + [1.9])).write_parquet(source)
+    with pytest.raises(
+        RecembError, match=r"column 'number', row 39: must be of type Int64, got 1\.9; mend"
+    ):
+        write_log(scan_log(source, COLUMNS), source, tmp_path / "out", COLUMNS)
