@@ -73,6 +73,7 @@ class Complements(Prepared):
         cache_bytes: Training pairs are kept in memory up to this size; the rest is read again in
             every epoch.
         seed: Of the order of the training pairs; the split has a fixed one of its own.
+        keep_strings: Whether items that are strings are kept (:class:`data.columns.IdColumn`).
 
     Raises:
         RecembError: If a file or a column does not hold what it should, or a setting is out of
@@ -95,6 +96,7 @@ class Complements(Prepared):
         eval_batch_size: int = 65_536,
         cache_bytes: int = 2**31,
         seed: int = 1,
+        keep_strings: bool = True,
     ) -> None:
         for name, share in (("validation_share", validation_share), ("test_share", test_share)):
             if not 0 < share < 0.5:
@@ -117,7 +119,10 @@ class Complements(Prepared):
         super().__init__(
             folder=str(cache_root()),
             label="label",
-            categorical={"item": IdColumn(), "context": IdColumn(vocabulary="item")},
+            categorical={
+                "item": IdColumn(keep_strings=keep_strings),
+                "context": IdColumn(vocabulary="item"),
+            },
             attributes=AttributeFile(
                 path=ITEMS,
                 key="item",

@@ -48,6 +48,7 @@ class InteractionData(Prepared):
         batch_size: Pairs per training batch.
         eval_batch_size: Pairs per batch of the other stages; rankings are made at their end.
         seed: Of the order of the training rows.
+        keep_strings: Whether ids that are strings are kept (:class:`data.columns.IdColumn`).
     """
 
     keys = {"user": "user", "item": "item"}
@@ -60,13 +61,14 @@ class InteractionData(Prepared):
         batch_size: int,
         eval_batch_size: int,
         seed: int,
+        keep_strings: bool = True,
     ) -> None:
         self.train_on = train_on
         is_held = train_on == "train"
         super().__init__(
             folder=str(folder),
             label="label",
-            categorical={"user": IdColumn(), "item": IdColumn()},
+            categorical={name: IdColumn(keep_strings=keep_strings) for name in ("user", "item")},
             attributes=AttributeFile(
                 path=USERS, key="user", lists={"seen": ListColumn(vocabulary="item")}
             ),
@@ -95,6 +97,7 @@ class Interactions(InteractionData):
         batch_size: Pairs per training batch.
         eval_batch_size: Pairs per batch of the other stages.
         seed: Of the order of the training rows.
+        keep_strings: Whether ids that are strings are kept (:class:`data.columns.IdColumn`).
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Interactions(InteractionData):
         batch_size: int = 8192,
         eval_batch_size: int = 65_536,
         seed: int = 1,
+        keep_strings: bool = True,
     ) -> None:
         for name, share in (("validation_share", validation_share), ("test_share", test_share)):
             if not 0 < share < 1:
@@ -126,6 +130,7 @@ class Interactions(InteractionData):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             seed=seed,
+            keep_strings=keep_strings,
         )
 
     def prepare_data(self) -> None:

@@ -23,13 +23,16 @@ from typing import Literal
 
 import polars as pl
 import polars.selectors as cs
+import torch
 
 from data.cache import prepared_folder
 from data.columns import AttributeFile, IdColumn, ListColumn
+from data.encode import Encoder
 from data.files import ROW_GROUP, TableFile, cache_root, find
 from data.prepared import Prepared
 from data.tabular import STAGES
 from recemb.errors import RecembError
+from recemb.jagged import Jagged
 
 Split = Literal["last_items", "last_sequences"]
 FORMAT = "sequences-3"
@@ -53,9 +56,12 @@ class SequenceData(Prepared):
         batch_size: Sequences per training batch.
         eval_batch_size: Rows per batch of the other stages.
         seed: Of the order of the training rows.
+        keep_strings: Whether items that are strings are kept (:class:`data.columns.IdColumn`).
     """
 
     keys = {SEQUENCE: SEQUENCE}
+    named: dict[str, str | None] = {"sequence": SEQUENCE, "item": "item", "time": None}
+    """Columns of a file of events."""
 
     def __init__(
         self,
@@ -66,12 +72,13 @@ class SequenceData(Prepared):
         batch_size: int,
         eval_batch_size: int,
         seed: int,
+        keep_strings: bool = True,
     ) -> None:
         self.max_length = max_length
         super().__init__(
             folder=str(folder),
             label="label",
-            categorical={"item": IdColumn()},
+            categorical={"item": IdColumn(keep_strings=keep_strings)},
             lists={"history": ListColumn(vocabulary="item", max_length=max_length)},
             attributes=attributes,
             known_from=STAGES,
@@ -79,6 +86,26 @@ class SequenceData(Prepared):
             eval_batch_size=eval_batch_size,
             seed=seed,
         )
+
+    def sessions(self, path: Path) -> tuple[str, pl.Series, Jagged]:
+        """Return the sessions of a file of events, of which all is known that has happened.
+
+        Args:
+            path: Parquet or CSV file with the columns of :attr:`named`.
+
+        Returns:
+            What the file calls sessions, these, and the items of each by index, oldest first.
+
+        Raises:
+            RecembError: If the file cannot be read, or does not hold what it should.
+        """
+        file = TableFile(find(path))
+        found = read_sequences(file, **self.named)  # type: ignore[arg-type]
+        columns = replace(self.columns, categorical={})
+        encoder = Encoder(file.path, columns, self.schema, with_labels=False)
+        bags = encoder.encode(found.rename({"items": "history"}), 0).lists[0]
+        history = Jagged(bags.values.to(torch.int64), bags.offsets.diff())
+        return str(self.named["sequence"]), found[SEQUENCE], history
 
 
 class Sequences(SequenceData):
@@ -99,6 +126,7 @@ class Sequences(SequenceData):
         batch_size: Sequences per training batch.
         eval_batch_size: Rows per batch of the other stages.
         seed: Of the order of the training rows.
+        keep_strings: Whether items that are strings are kept (:class:`data.columns.IdColumn`).
     """
 
     def __init__(
@@ -116,6 +144,7 @@ class Sequences(SequenceData):
         batch_size: int = 256,
         eval_batch_size: int = 1024,
         seed: int = 1,
+        keep_strings: bool = True,
     ) -> None:
         for name, share in (("validation_share", validation_share), ("test_share", test_share)):
             if not 0 < share < 0.5:
@@ -133,6 +162,7 @@ class Sequences(SequenceData):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             seed=seed,
+            keep_strings=keep_strings,
         )
 
     def prepare_data(self) -> None:

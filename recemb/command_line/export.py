@@ -16,6 +16,7 @@ from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild
 from recemb.results import new_run, versions, write_results
 from recemb.serving.export import export
+from recemb.serving.vocabulary_file import without_names, write_vocabulary
 
 
 def run(arguments: list[str]) -> None:
@@ -63,6 +64,7 @@ def run(arguments: list[str]) -> None:
             "products; drop --stages"
         )
     found = export(model, schema, output)
+    vocabulary = write_vocabulary(schema, output)
     stages = {"stages": in_stages(output)} if options.stages and in_stages else {}
     results = {
         "verb": "export",
@@ -70,6 +72,7 @@ def run(arguments: list[str]) -> None:
         "run": str(folder),
         "checkpoint": str(options.checkpoint),
         "program": str(output),
+        "vocabulary": str(vocabulary),
         "checksum": found["checksum"],
         **quantized,
         "parity": found["parity"],
@@ -81,3 +84,8 @@ def run(arguments: list[str]) -> None:
     }
     write_results(results, folder, options.json)
     print(summary(results))
+    for name in without_names(schema):
+        print(
+            f"{name}: its strings were not kept (raw, or keep_strings: false), so its ids stay "
+            f"hashes and are not in {vocabulary.name}"
+        )

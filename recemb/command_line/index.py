@@ -8,6 +8,8 @@ from typing import Protocol, cast, get_args
 import torch
 from torch import nn
 
+from recemb.checkpoint import fingerprint
+from recemb.command_line.asked import unnamed
 from recemb.command_line.show import summary
 from recemb.errors import RecembError
 from recemb.memory import peak_memory_bytes
@@ -17,6 +19,7 @@ from recemb.serving.item_index import IndexSettings, ItemIndex, Kind
 from recemb.serving.program import with_served_tables
 from recemb.serving.recommend import Recommender
 
+ITEM = "item"
 QUERIES = 1000
 """Of which recall is measured."""
 
@@ -58,7 +61,8 @@ def run(arguments: list[str]) -> None:
     if any(not 0 < share <= 1 for share in options.selectivities) or options.count < 1:
         raise RecembError("index: selectivities must be above 0 and at most 1, count at least 1")
     started = time.perf_counter()
-    model, _ = rebuild(options.checkpoint, options.allow)
+    source = fingerprint(options.checkpoint)
+    model, schema = rebuild(options.checkpoint, options.allow)
     folder = options.run or new_run("index", "index")
     output = options.output or folder / "index"
     if output.exists():
@@ -68,10 +72,13 @@ def run(arguments: list[str]) -> None:
         **{name: getattr(options, name) for name in names}, exact_below=options.exact_below
     )
     vectors_VD, query_BD = vectors_and_queries(with_served_tables(model.eval()))
-    index = ItemIndex.build(vectors_VD, settings)
+    index = ItemIndex.build(vectors_VD, settings, source)
     count = min(options.count, len(vectors_VD))
     recall = index.recall(query_BD, count, options.selectivities)
-    index.save(output)
+    items = schema.vocabularies[schema.id_space(getattr(model, "answer", ITEM))]
+    index.save(output, items.values(torch.arange(len(vectors_VD))).alias(ITEM))
+    if not items.has_names:
+        print(unnamed(items))
     for one in recall:
         print(
             f"{100 * one['selectivity']:g}% of items: recall@{count} {one['recall']:.4f}, by the "

@@ -42,7 +42,7 @@ def summary(results: Mapping[str, Any]) -> str:
         rows["peak memory"] = human_bytes(results["peak_memory_bytes"])
     if "seconds" in results:
         rows["time"] = f"{results['seconds']:.1f} s"
-    for name in ("checkpoint", "predictions", "program"):
+    for name in ("checkpoint", "predictions", "program", "vocabulary"):
         if name in results:
             rows[name] = str(results[name])
     if "run" in results:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -28,6 +29,9 @@ from recemb.packages import needed
 Kind = Literal["flat", "ivf_pq", "hnsw"]
 INDEX, VECTORS, SETTINGS = "index.faiss", "vectors.npy", "settings.json"
 REMEDY = "write it again with recemb index"
+IDS = "ids.parquet"
+CHECKPOINT = "checkpoint"
+"""The key of the settings under which the checkpoint stands that vectors are of."""
 
 
 def faiss() -> Any:
@@ -82,16 +86,28 @@ class ItemIndex:
     Attributes:
         settings: How items are looked for.
         vectors_VD: The vectors of items, float32.
+        checkpoint: The fingerprint of the checkpoint that the vectors are of; empty if they are of
+            none.
     """
 
-    def __init__(self, settings: IndexSettings, vectors_VD: np.ndarray, index: Any) -> None:
+    def __init__(
+        self, settings: IndexSettings, vectors_VD: np.ndarray, index: Any, checkpoint: str = ""
+    ) -> None:
         self.settings = settings
         self.vectors_VD = vectors_VD
+        self.checkpoint = checkpoint
         self._index = index
 
     @classmethod
-    def build(cls, vectors_VD: Tensor, settings: IndexSettings) -> "ItemIndex":
+    def build(
+        cls, vectors_VD: Tensor, settings: IndexSettings, checkpoint: str = ""
+    ) -> "ItemIndex":
         """Return an index of items' vectors.
+
+        Args:
+            vectors_VD: The vectors.
+            settings: How items are looked for.
+            checkpoint: The fingerprint of the checkpoint that they are of.
 
         Raises:
             RecembError: If a setting is out of range, or a vector is not finite.
@@ -116,7 +132,7 @@ class ItemIndex:
         else:
             index = library.IndexHNSWFlat(dim, settings.num_links, product)
         index.add(own_VD)
-        return cls(settings, own_VD, index)
+        return cls(settings, own_VD, index, checkpoint)
 
     @classmethod
     def exactly(cls, vectors_VD: Tensor) -> "ItemIndex":
@@ -215,12 +231,20 @@ class ItemIndex:
             )
         return found
 
-    def save(self, folder: Path) -> None:
-        """Write the index into a new folder, whole or not at all."""
+    def save(self, folder: Path, ids_V: pl.Series | None = None) -> None:
+        """Write the index into a new folder, whole or not at all.
+
+        Args:
+            folder: The folder.
+            ids_V: What items are called: ``ids.parquet`` names the item of vector i in row i.
+        """
+        settings = {**asdict(self.settings), CHECKPOINT: self.checkpoint}
         with whole_folder(folder) as new:
             faiss().write_index(self._index, str(new / INDEX))
             np.save(new / VECTORS, self.vectors_VD)
-            (new / SETTINGS).write_text(json.dumps(asdict(self.settings), indent=1))
+            (new / SETTINGS).write_text(json.dumps(settings, indent=1))
+            if ids_V is not None:
+                ids_V.to_frame().write_parquet(new / IDS)
             write_manifest(new)
 
     @classmethod
@@ -235,10 +259,12 @@ class ItemIndex:
         library = faiss()
         with reading(folder, "index", REMEDY):
             check_manifest(folder, remedy=REMEDY)
-            settings = IndexSettings(**json.loads((folder / SETTINGS).read_text()))
+            written = json.loads((folder / SETTINGS).read_text())
+            checkpoint = written.pop(CHECKPOINT)
+            settings = IndexSettings(**written)
             vectors_VD = np.load(folder / VECTORS, mmap_mode="c", allow_pickle=False)
             index = library.read_index(str(folder / INDEX))
-        return cls(settings, vectors_VD, index)
+        return cls(settings, vectors_VD, index, checkpoint)
 
 
 def _overlap(got_BK: Tensor, truth_BK: Tensor) -> float:

@@ -150,6 +150,43 @@ def test_served_items_are_those_that_predict_names(folder, mode, tmp_path):
     assert np.mean(same) > 0.99  # scores that are equal up to rounding may change places
 
 
+def test_predictions_say_whose_they_are(folder, tmp_path):
+    options = ["--ckpt_path", str(folder / "ids/checkpoints/best.ckpt"), "--run", str(tmp_path)]
+    keep = ["--keep", "item", "history"]
+    assert main(["predict", "--config", str(folder / "ids.yaml"), *options, *keep]) == 0
+    found = pl.read_parquet(tmp_path / "predictions.parquet")
+    events = pl.read_csv(folder / "events.csv").group_by("user", maintain_order=True).agg("item")
+    own = {user: items for user, items in events.iter_rows() if len(items) >= 3}
+    assert sorted(found["user"]) == sorted(own)
+    for user, item, history in found.select("user", "item", "history").iter_rows():
+        assert [*history, item] == own[user][-1 - len(history) :]
+
+
+@pytest.mark.parametrize("mode", ["ids", "metadata", "codes"])
+def test_the_next_items_of_sessions_in_a_file(folder, mode, tmp_path):
+    # Two sessions with their events mixed, one of an item that nobody knows.
+    rows = [("b", "i5", 9), ("a", "i3", 2), ("a", "i2", 1), ("b", "i4", 8), ("c", "new", 1)]
+    pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").write_csv(
+        tmp_path / "now.csv"
+    )
+    checkpoint = folder / mode / "checkpoints/best.ckpt"
+    asked = ["--sessions", str(tmp_path / "now.csv"), "--count", "4", "--run", str(tmp_path / "r")]
+    assert main(["recommend", str(checkpoint), *asked]) == 0
+    found = pl.read_parquet(tmp_path / "r/recommendations.parquet")
+    model, schema = rebuild(checkpoint)
+    items = {f"i{i}": hash_string(f"i{i}") for i in range(NUM_ITEMS)}
+    index = schema.vocabularies["item"].lookup(torch.tensor(list(items.values())))
+    name_of = dict(zip(index.tolist(), items, strict=True))
+    for user, session in (("a", ["i2", "i3"]), ("b", ["i4", "i5"])):
+        history = Jagged(index[[list(items).index(i) for i in session]], torch.tensor([2]))
+        best, scores = model.best(history, 4)
+        wanted = [name_of[i] for i in best[0][scores[0] > -torch.inf].tolist()]
+        own = found.filter(pl.col("user") == user)
+        assert own["item"].to_list() == wanted
+        assert own["known"].all()
+    assert not found.filter(pl.col("user") == "c")["known"].any()
+
+
 def test_a_new_item_is_served_by_its_attributes(folder, tmp_path):
     model, schema = rebuild(folder / "metadata/checkpoints/best.ckpt")
     found = export(model, schema, tmp_path / "model.pt")
