@@ -119,7 +119,8 @@ def load_module(path: Path, checkpoint: Mapping[str, Any], module: LightningModu
             module has, or if a file of its rows is not the one that was saved.
     """
     check_complete(path, checkpoint, module)
-    module.load_state_dict(checkpoint["state_dict"])
+    # What may still be missing are rows that come from files of their own.
+    module.load_state_dict(checkpoint["state_dict"], strict=False)
     rows = checkpoint["recemb"].get("rows")
     if rows is not None:
         from recemb.rows.part_files import load_parts

@@ -1,6 +1,7 @@
 """Which epochs are kept: the best by the model's metric, and the last one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from recemb.checkpoint_callbacks import BestCheckpoint
+from recemb.checkpoint_callbacks import BestCheckpoint, Header
 from recemb.monitor import AUC, Monitor
+from recemb.schema import Schema
 
 
 class Scored(LightningModule):
@@ -72,3 +74,46 @@ def test_a_monitor_compares(mode: str, value: float, than: float | None, is_bett
     assert monitor.metric == "x"
     if than is not None:
         assert (monitor.fitness(value) > monitor.fitness(than)) is is_better
+
+
+class OnCuda(nn.Module):
+    """Says that it is on a GPU; there is none here."""
+
+    device = torch.device("cuda", 1)
+
+
+def test_the_random_state_of_a_gpu_is_saved_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {OnCuda.device: torch.tensor([1, 2], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state[device].clone())
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda new, device: state.__setitem__(device, new)
+    )
+    schema = Schema(columns={}, vocabularies={})
+    checkpoint: dict[str, Any] = {}
+    Header({"model": {}, "data": {}}, schema).on_save_checkpoint(None, OnCuda(), checkpoint)
+    assert [one.tolist() for one in checkpoint["recemb"]["device_random_states"]] == [[1, 2]]
+    state[OnCuda.device] = torch.tensor([9, 9], dtype=torch.uint8)
+    header = Header({"model": {}, "data": {}}, schema)
+    header.on_load_checkpoint(None, OnCuda(), checkpoint)
+    # Building the model may draw; what counts is where training begins.
+    assert state[OnCuda.device].tolist() == [9, 9]
+    header.on_train_start(None, OnCuda())
+    assert state[OnCuda.device].tolist() == [1, 2]
+
+
+def test_a_checkpoint_of_a_gpu_goes_on_without_one_and_the_reverse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda new, device: asked.append(device))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.zeros(2))
+    schema = Schema(columns={}, vocabularies={})
+    here = nn.Module()
+    here.device = torch.device("cpu")  # type: ignore[assignment]
+    for saver, loader in ((OnCuda(), here), (here, OnCuda())):
+        checkpoint: dict[str, Any] = {}
+        header = Header({"model": {}, "data": {}}, schema)
+        header.on_save_checkpoint(None, saver, checkpoint)
+        header.on_load_checkpoint(None, loader, checkpoint)
+        header.on_train_start(None, loader)
+    assert asked == []
