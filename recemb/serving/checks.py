@@ -70,9 +70,12 @@ def _vector(name: str, values: Tensor, is_number: bool) -> Tensor:
     """Return one input as the program reads it."""
     if values.dim() != 1:
         return refuse(f"input '{name}': must have one dimension, got shape {list(values.shape)}")
+    wanted = torch.float32 if is_number else torch.int64
+    if values.dtype == wanted:  # so it mostly is, and looking costs less than converting
+        return values
     if values.is_complex() or (not is_number and values.is_floating_point()):
         return refuse(f"input '{name}': must hold whole numbers (int64), got {_kind(values)}")
-    return values.to(torch.float32 if is_number else torch.int64)
+    return values.to(wanted)
 
 
 def _kind(values: Tensor) -> str:

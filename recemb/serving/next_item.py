@@ -103,7 +103,7 @@ class NextItemProgram(Program):
         """Keep how the model finds items."""
         self._model = (cast(NextItemModel, model),)  # in a tuple, lest it become a part once more
         if not self.by_attributes:
-            self.register_buffer("raw_V", self.schema.vocabularies[ITEM].raw_of_index())
+            self.register_buffer("raw_V1", raw_or_nothing(self.schema.vocabularies[ITEM]))
 
     def _inputs(self) -> list[str]:
         return self.names if self.by_attributes else [ITEM]
@@ -139,7 +139,7 @@ class NextItemProgram(Program):
             return model.query(Jagged(vectors_ND, sizes_B)) @ candidate_CD.t()
         history = Jagged(self.index(HISTORY, ITEM, inputs[HISTORY]), sizes_B)
         items_BK, scores_BK = model.best(history, NUM_BEST)
-        return raw_items(self.get_buffer("raw_V"), items_BK), scores_BK
+        return self.get_buffer("raw_V1")[items_BK], scores_BK
 
     def _described(self, inputs: Mapping[str, Tensor], start: str) -> dict[str, Ids]:
         """Return the features of items that are given by their attributes."""
@@ -260,9 +260,9 @@ class NextItemProgram(Program):
         )
 
 
-def raw_items(raw_V: Tensor, items_BK: Tensor) -> Tensor:
-    """Return the raw ids of items by index; -1 where there is none."""
-    return torch.where(items_BK < 0, NOTHING, raw_V[items_BK.clamp(min=0)])
+def raw_or_nothing(vocabulary: Vocabulary) -> Tensor:
+    """Return the raw id of each known index, and behind them -1, which index -1 reads: (V + 1,)."""
+    return nn.functional.pad(vocabulary.raw_of_index(), (0, 1), value=NOTHING)
 
 
 def list_difference(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from recemb.errors import RecembError
 from recemb.schema import Schema
 from recemb.serving.checks import Input
-from recemb.serving.next_item import NUM_BEST, TOLERANCE, list_difference, raw_items
+from recemb.serving.next_item import NUM_BEST, TOLERANCE, list_difference, raw_or_nothing
 from recemb.serving.parity import index_of
 from recemb.serving.program import Program
 
@@ -79,7 +79,7 @@ class RecommendProgram(Program):
         recommender = cast(Recommender, model)
         self._model = (recommender,)  # in a tuple, lest it become a part once more
         user_UD, item_VD = recommender.all_vectors()
-        self.register_buffer("raw_V", self.items.raw_of_index())
+        self.register_buffer("raw_V1", raw_or_nothing(self.items))
         if self.is_propagated:
             self.register_buffer("user_UD", user_UD)
             self.register_buffer("item_VD", item_VD)
@@ -99,7 +99,7 @@ class RecommendProgram(Program):
             user_BD = torch.where(is_known_B1, user_BD, self.get_buffer("mean_D"))
         count = min(NUM_BEST, model.num_items)
         items_BK, scores_BK = model.recommend(user_BD, item_VD, user_B, count)
-        return raw_items(self.get_buffer("raw_V"), items_BK), scores_BK, user_BD
+        return self.get_buffer("raw_V1")[items_BK], scores_BK, user_BD
 
     def inputs(self) -> list[Input]:
         """Return the inputs."""
