@@ -72,10 +72,10 @@ def _vector(name: str, values: Tensor, is_number: bool) -> Tensor:
         return refuse(f"input '{name}': must have one dimension, got shape {list(values.shape)}")
     wanted = torch.float32 if is_number else torch.int64
     if values.dtype == wanted:  # so it mostly is, and looking costs less than converting
-        return values
+        return values.contiguous()
     if values.is_complex() or (not is_number and values.is_floating_point()):
         return refuse(f"input '{name}': must hold whole numbers (int64), got {_kind(values)}")
-    return values.to(wanted)
+    return values.to(wanted).contiguous()
 
 
 def _kind(values: Tensor) -> str:

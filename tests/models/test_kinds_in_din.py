@@ -180,3 +180,8 @@ def test_din_trains_and_serves(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     )
     results = export(model, model.schema, tmp_path / "model.pt")
     assert max(results["parity"].values()) <= parity.TOLERANCE  # type: ignore[attr-defined]
+    program = torch.jit.load(tmp_path / "model.pt")
+    assert not any(one.requires_grad for one in program.parameters())
+    asked = parity.make_request(model.schema, Case("one", 2), torch.Generator().manual_seed(0))
+    with torch.enable_grad():
+        assert not program(asked.raw).requires_grad

@@ -2,12 +2,17 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.serving.asked import REQUESTS, Asked, Request, exported
+from models.two_stages import SearchProgram
+from recemb.serving.checks import checked_trace
+from recemb.vocabulary import VocabularyConfig
+from tests.models import long_example
+from tests.serving.asked import DESCRIBED, REQUESTS, Asked, Request, exported
 
 KINDS = list(REQUESTS)
 EVERY = [(kind, name) for kind in KINDS for name in REQUESTS[kind]]
@@ -33,8 +38,9 @@ def answers(asked: Asked, **other: Tensor) -> tuple[Tensor, ...]:
 
 
 def assert_same(got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
+    # Products may round otherwise where vectors lie otherwise in memory; ids are equal.
     for one, other in zip(got, wanted, strict=True):
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
 def refuses(asked: Asked, message: str, **other: Tensor) -> None:
@@ -208,3 +214,53 @@ def test_each_sample_has_the_answer_that_it_has_alone(programs, kind):
         alone = tensors(asked.program(by_rows(asked.request, row)))
         for one, other in zip(alone, answers(asked), strict=True):
             torch.testing.assert_close(one[0], other[row], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_of_a_matrix_are_answered_as_vectors(programs, kind):
+    apart = {name: torch.stack([one, one], 1)[:, 0] for name, one in REQUESTS[kind].items()}
+    assert not any(one.is_contiguous() for one in apart.values() if len(one) > 1)
+    assert_same(answers(programs[kind], **apart), answers(programs[kind]))
+
+
+OF_VOCABULARIES = [
+    (kind, name) for kind, name in IDS if not name.endswith((".size", "ages", "ago"))
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), OF_VOCABULARIES)
+def test_any_number_is_an_id_known_or_not(programs, kind, name):
+    size = len(REQUESTS[kind][name])
+    unknown = answers(programs[kind], **{name: torch.full((size,), 987_654_321)})
+    for value in (-(2**63), 2**63 - 1, -1, 5, 2**62):
+        assert_same(answers(programs[kind], **{name: torch.full((size,), value)}), unknown)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("rank", "ages"), ("seconds", "ago"), ("search by seconds", "ago")]
+)
+def test_any_number_is_a_time(programs, kind, name):
+    size = len(REQUESTS[kind][name])
+    for value, within in ((-(2**63), 0), (-1, 0), (2**63 - 1, 2**40)):
+        wanted = answers(programs[kind], **{name: torch.full((size,), within)})
+        assert_same(answers(programs[kind], **{name: torch.full((size,), value)}), wanted)
+
+
+def test_without_candidates_there_are_no_scores(programs):
+    none = {name: one[:0] for name, one in DESCRIBED.items() if name.startswith("candidate.")}
+    (scores,) = answers(programs["described"], **none)
+    assert scores.shape == (3, 0)
+
+
+def test_a_search_refuses_unknown_ids_where_data_do():
+    program = SearchProgram(long_example.build())
+    strict = VocabularyConfig(unknown="error")
+    program.vocabularies = {
+        name: replace(one, config=strict) for name, one in program.vocabularies.items()
+    }
+    request = {"item": torch.tensor([30, 0]), "seen": torch.tensor([10, 20, 30])}
+    loaded = checked_trace(program, request)
+    assert torch.equal(loaded(request), program(request))
+    for name in ("item", "seen"):
+        with pytest.raises(RuntimeError, match=f"column {name}: unknown id"):
+            loaded({**request, name: torch.tensor([0, 777, 10])})
