@@ -101,6 +101,16 @@ class SequenceData(Prepared):
         """
         file = TableFile(find(path))
         found = read_sequences(file, **self.named)  # type: ignore[arg-type]
+        is_text = self.schema.vocabularies["item"].is_text
+        dtype = found["items"].dtype.inner  # type: ignore[attr-defined]
+        if file.is_text and is_text:  # of a text file, integers are texts that look like them
+            found = found.with_columns(pl.col("items").cast(pl.List(pl.String)))
+        elif is_text != (dtype == pl.String) or (not is_text and not dtype.is_integer()):
+            kind = "strings" if is_text else "integers"
+            raise RecembError(
+                f"{file.path}: column {self.named['item']!r}: items must be {kind} as in training, "
+                f"got type {dtype}"
+            )
         columns = replace(self.columns, categorical={})
         encoder = Encoder(file.path, columns, self.schema, with_labels=False)
         bags = encoder.encode(found.rename({"items": "history"}), 0).lists[0]

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -57,9 +58,12 @@ class Tabular(LightningDataModule):
 
     Attributes:
         keys: Columns of the files that say whose row it is, and what predictions call them.
+        answers: Columns with one id per row that are what is predicted; a file to predict may lack
+            them, as it may lack the label.
     """
 
     keys: Mapping[str, str] = {}
+    answers: Sequence[str] = ()
 
     def __init__(
         self,
@@ -187,8 +191,10 @@ class Tabular(LightningDataModule):
         if stage not in self._loaders:
             source, chosen = self._source(stage)
             file = self.file(source)
-            labelled = stage != "predict"
-            encoder = Encoder(file.path, self.columns, self.schema, with_labels=labelled)
+            encoder = Encoder(file.path, self.columns, self.schema)
+            if stage == "predict":
+                columns = self._given(file)
+                encoder = Encoder(file.path, columns, self.schema, with_labels=False)
             file.require(encoder.file_columns)
             training = stage in ("train", "search")
             loader = Loader(
@@ -204,6 +210,15 @@ class Tabular(LightningDataModule):
             loader.fill_cache()
             self._loaders[stage] = loader
         return self._loaders[stage]
+
+    def _given(self, file: TableFile) -> Columns:
+        """Return the columns of a file to predict: all but answers that it does not have."""
+        kept = {
+            name: one
+            for name, one in self.columns.categorical.items()
+            if name not in self.answers or (one.column or name) in file.names
+        }
+        return replace(self.columns, categorical=kept)
 
     def training_ids(self, column: str) -> tuple[Tensor, Tensor]:
         """Return the distinct raw ids of a column in the training file, and their counts."""

@@ -74,9 +74,11 @@ class SessionTransformer(EmbeddingTask):
 
     Attributes:
         predicted_ids: By prediction that holds ids, the id space that they are indices of.
+        answers: Columns that are what is predicted: rows to predict may lack them.
     """
 
     predicted_ids = {"items": ITEM}
+    answers = (ITEM,)
 
     def __init__(
         self,

@@ -285,6 +285,7 @@ class TrainingCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run folder's loggers and checkpoints, once data is checked."""
+        self.datamodule.answers = getattr(self.model, "answers", ())
         self.datamodule.setup(self.verb)
         config = dict(self.config_init.trainer)
         folder = self.folder

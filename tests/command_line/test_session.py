@@ -187,6 +187,35 @@ def test_the_next_items_of_sessions_in_a_file(folder, mode, tmp_path):
     assert not found.filter(pl.col("user") == "c")["known"].any()
 
 
+def test_what_is_predicted_need_not_be_in_the_file(folder, tmp_path):
+    rows = pl.DataFrame({"who": ["x", "y"], "history": [["i2", "i3"], ["i7"]]})
+    rows.write_parquet(tmp_path / "now.parquet")
+    section = yaml.safe_load((folder / "ids.yaml").read_text())
+    section["data"] = {
+        "class_path": "data.tabular.Tabular",
+        "init_args": {
+            "folder": str(tmp_path),
+            "label": "label",
+            "test": "now.parquet",
+            "categorical": {"item": {}},
+            "lists": {"history": {"vocabulary": "item"}},
+        },
+    }
+    (tmp_path / "now.yaml").write_text(yaml.safe_dump(section, sort_keys=False))
+    checkpoint = folder / "ids/checkpoints/best.ckpt"
+    options = ["--ckpt_path", str(checkpoint), "--run", str(tmp_path / "p"), "--keep", "who"]
+    assert main(["predict", "--config", str(tmp_path / "now.yaml"), *options]) == 0
+    found = pl.read_parquet(tmp_path / "p/predictions.parquet")
+    assert found["who"].to_list() == ["x", "y"]
+    model, schema = rebuild(checkpoint)
+    raw = torch.tensor([hash_string(item) for item in ("i2", "i3", "i7")])
+    index = schema.vocabularies["item"].lookup(raw)
+    items, _ = model.best(Jagged(index, torch.tensor([2, 1])), 1)
+    assert [hash_string(own[0]) for own in found["items"]] == (
+        schema.vocabularies["item"].raw_of_index()[items[:, 0]].tolist()
+    )
+
+
 def test_a_new_item_is_served_by_its_attributes(folder, tmp_path):
     model, schema = rebuild(folder / "metadata/checkpoints/best.ckpt")
     found = export(model, schema, tmp_path / "model.pt")

@@ -143,6 +143,35 @@ def test_predict_writes_probabilities_in_the_order_of_the_file(trained, tmp_path
     )
 
 
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_predict_reads_files_without_a_label(trained, tmp_path, form):
+    rows = pl.read_parquet(log_folder(trained) / "test.parquet").head(50)
+    checkpoint = str(trained / "checkpoints/best.ckpt")
+    section = small_config()
+    settings = section["data"]["init_args"]
+    kept = {name: settings[name] for name in ("categorical", "lists", "dense") if name in settings}
+    found = {}
+    for name, own in (("labelled", rows), ("bare", rows.drop("label"))):
+        if form == "csv":
+            joined = [pl.col(one).cast(pl.List(pl.String)).list.join("|") for one in kept["lists"]]
+            own.with_columns(joined).write_csv(tmp_path / f"{name}.csv")
+        else:
+            own.write_parquet(tmp_path / f"{name}.parquet")
+        section["data"] = {
+            "class_path": "data.tabular.Tabular",
+            "init_args": {
+                "folder": str(tmp_path), "label": "label", "test": f"{name}.{form}", **kept
+            },
+        }  # fmt: skip
+        options = ["--config", write(section, tmp_path), "--ckpt_path", checkpoint]
+        run = tmp_path / name
+        assert main(["predict", *options, "--run", str(run), "--keep", "item", "user"]) == 0
+        found[name] = pl.read_parquet(run / "predictions.parquet")
+    assert found["bare"].columns == ["item", "user", "probability"]
+    assert found["bare"]["user"].to_list() == rows["user"].to_list()
+    assert found["bare"].equals(found["labelled"])
+
+
 def test_json_option_puts_a_copy_elsewhere(trained, tmp_path):
     options = ["--ckpt_path", results_of(trained)["checkpoint"], "--run", str(tmp_path / "r")]
     copy = tmp_path / "copy.json"

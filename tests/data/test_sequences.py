@@ -123,6 +123,25 @@ def test_predictions_call_the_key_as_the_events_do(events):
     assert kept.columns == ["who", "item"]
 
 
+def test_sessions_of_a_file_have_all_that_happened(events, tmp_path):
+    data = Sequences(**settings(events))
+    now = pl.DataFrame({"who": ["b", "a", "b"], "what": ["tie", "cap", "7"], "when": [2, 5, 1]})
+    now.write_csv(tmp_path / "now.csv")
+    column, keys, history = data.sessions(tmp_path / "now.csv")
+    assert (column, keys.to_list()) == ("who", ["b", "a"])
+    assert history.lengths.tolist() == [2, 1]
+    known = data.schema.vocabularies["item"]
+    raw = torch.tensor([hash_string(name) for name in ("7", "tie", "cap")])
+    assert history.values.tolist() == known.lookup(raw).tolist()
+    # A text file of digits alone holds strings still; a parquet file says that it does not.
+    digits = pl.DataFrame({"who": ["b"], "what": [7], "when": [2]})
+    digits.write_csv(tmp_path / "digits.csv")
+    assert data.sessions(tmp_path / "digits.csv")[2].values.tolist() == [known.num_known]
+    digits.write_parquet(tmp_path / "digits.parquet")
+    with pytest.raises(RecembError, match="column 'what': items must be strings as in training"):
+        data.sessions(tmp_path / "digits.parquet")
+
+
 def test_attributes_of_items_are_read_by_the_name_of_their_key(events, tmp_path):
     tags = pl.DataFrame({"id": ["hat", "bag"], "tags": [["red", "wool"], ["red"]]})
     tags.write_parquet(tmp_path / "tags.parquet")
