@@ -28,7 +28,9 @@ def open_attributes(described: AttributeFile, folder: Path) -> TableFile:
     """
     file = TableFile(find(folder / described.path))
     named = described.named
-    file.require([described.key, *(column.column or name for name, column in named.items())])
+    file.require(
+        [described.key_in_file, *(column.column or name for name, column in named.items())]
+    )
     return file
 
 
@@ -62,10 +64,10 @@ def read_attributes(
             f"{sorted(vocabularies)}"
         )
     owner = vocabularies[described.key]
-    in_files = [described.key, *(column.column or name for name, column in named.items())]
+    in_files = [described.key_in_file, *(column.column or name for name, column in named.items())]
     frame = pl.concat([file.read(group, in_files) for group in range(len(file.group_sizes))])
     found = {}
-    in_file = described.key
+    in_file = described.key_in_file
     try:
         is_declared = columns.declared_type(described.key) is not None
         kind = IdKind(owner.is_text, is_declared, file.is_text)

@@ -13,21 +13,24 @@ Sources: Zhu et al., "Learning Tree-based Deep Model for Recommender Systems", K
 the Tmall repeat buyers prediction, IJCAI 2015.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import polars as pl
 
 from data.cache import cache_name, prepared_folder
 from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import cache_root, find
-from data.long_histories import Log, Protocol, read_log, write_rows
+from data.events import EventColumns, Events, check_events
+from data.files import SEPARATORS, TableFile, cache_root, exactly, find
+from data.long_histories import Protocol, read_log, write_rows
 from data.prepared import Prepared
 from recemb.errors import RecembError
-from recemb.files import one_line
+from recemb.files import reading
 
-FORMAT = "behaviours-2"
+FORMAT = "behaviours-3"
 """Names what is written; it changes with the content, so no stale folder is read."""
+ROW = "number of the row"
+"""A column for the while of reading; no log has such a name."""
 ROLES = ("user", "item", "category", "behaviour", "time")
 NEEDED = ("user", "item", "time")
 
@@ -40,12 +43,14 @@ class BehaviourLog(Prepared):
 
     Args:
         source: The file (.csv, .tsv or .parquet), in the current folder or ``$RECEMB_DATA``. Ids
-            and times are integers.
+            are integers or strings; times are numbers, dates, or text as :mod:`data.times` reads
+            it.
         names: Columns of a text file without a header, in order.
         columns: Names in the file of ``user``, ``item``, ``time``, ``category`` and ``behaviour``,
             as far as they differ; null for a category or behaviour that the file does not have.
         behaviours: Kinds of behaviour that count, such as ``[pv]``; by default all.
-        seconds: Whether times are seconds. Otherwise only their order is used.
+        seconds: Whether times that are numbers are seconds. Otherwise only their order is used.
+        time_format: How times are read that are text and no ISO 8601; see :mod:`data.times`.
         protocol: How rows are made.
         min_count: Items seen less often in training are unknown.
         batch_size: Samples per training batch.
@@ -66,6 +71,7 @@ class BehaviourLog(Prepared):
         columns: dict[str, str | None] | None = None,
         behaviours: list[str] | None = None,
         seconds: bool = True,
+        time_format: str | None = None,
         protocol: Protocol | None = None,
         min_count: int = 1,
         batch_size: int = 2048,
@@ -77,6 +83,7 @@ class BehaviourLog(Prepared):
         self.roles = check_roles(columns or {})
         self.behaviours = behaviours
         self.seconds = seconds
+        self.time_format = time_format
         self.protocol = protocol or Protocol()
         self.protocol.check()
         if behaviours is not None and self.roles["behaviour"] is None:
@@ -104,7 +111,8 @@ class BehaviourLog(Prepared):
         """Return what names the folder: the format, the file and the settings of the rows."""
         settings: dict[str, object] = {
             "names": self.names, "roles": self.roles, "behaviours": self.behaviours,
-            "seconds": self.seconds, "protocol": asdict(self.protocol),
+            "seconds": self.seconds, "time_format": self.time_format,
+            "protocol": asdict(self.protocol),
         }  # fmt: skip
         return FORMAT, [self.source], settings
 
@@ -113,14 +121,17 @@ class BehaviourLog(Prepared):
         self.folder = prepared_folder(cache_root(), *self._identity(), self._write)
 
     def _write(self, folder: Path) -> None:
-        frame = read_behaviours(self.source, self.names, self.roles, self.behaviours)
-        log = read_log(frame, str(self.source), self.protocol.min_behaviours)
-        if not self.seconds:
-            log = Log(log.user_U, log.start_U, log.item_N, None)
-        write_rows(log, self.protocol, folder)
-        if "category" in frame.columns:
-            items = frame.group_by("item").agg(pl.col("category").first()).sort("item")
-            items.write_parquet(folder / "items.parquet")
+        rows, per_second = read_behaviours(
+            self.source, self.names, self.roles, self.behaviours, self.time_format
+        )
+        log = read_log(rows, self.source, self.protocol.min_behaviours, per_second)
+        write_rows(log if self.seconds else replace(log, time_N=None), self.protocol, folder)
+        if "category" in rows.columns:
+            # The most frequent of an item's; of as frequent ones the smallest.
+            counts = rows.group_by("item", "category").len()
+            counts = counts.sort("item", -pl.col("len").cast(pl.Int64), "category")
+            items = counts.unique("item", keep="first", maintain_order=True)
+            items.select("item", "category").write_parquet(folder / "items.parquet")
 
 
 def check_roles(columns: dict[str, str | None]) -> dict[str, str | None]:
@@ -140,8 +151,12 @@ def check_roles(columns: dict[str, str | None]) -> dict[str, str | None]:
 
 
 def read_behaviours(
-    path: Path, names: list[str] | None, roles: dict[str, str | None], kept: list[str] | None
-) -> pl.DataFrame:
+    path: Path,
+    names: list[str] | None,
+    roles: dict[str, str | None],
+    kept: list[str] | None,
+    time_format: str | None = None,
+) -> Events:
     """Return user, item, time and, if there is one, category of the behaviours that count.
 
     Args:
@@ -149,48 +164,63 @@ def read_behaviours(
         names: Its columns, where it has no header.
         roles: Column by role.
         kept: Kinds of behaviour that count, or None for all.
+        time_format: See :func:`data.times.times_of`.
 
     Raises:
         RecembError: If the file cannot be read, or a column is missing or holds what it may not.
     """
-    rows = _scan(path, names)
-    wanted = {role: name for role, name in roles.items() if name is not None}
+    given = {role: name for role, name in roles.items() if name is not None}
     if kept is None:
-        wanted.pop("behaviour", None)
-    try:
-        found = rows.collect_schema().names()
-        for name in wanted.values():
-            if name not in found:
-                raise RecembError(f"{path}: column {name!r} is missing; the file has {found}")
-        rows = rows.with_row_index("row").select("row", **wanted)
-        if kept is not None:
-            rows = rows.filter(pl.col("behaviour").cast(pl.String).is_in(kept)).drop("behaviour")
+        given.pop("behaviour", None)
+    read = list(dict.fromkeys(given.values()))
+    if names is None:
+        file = TableFile(path)
+        file.require(read)
+        rows, place = file.scan(), file.place
+    else:
+        rows, place = _without_header(path, names, read), lambda row: f"line {row + 1}"
+    rows = rows.select(exactly(name) for name in read).with_row_index(ROW)
+    if kept is not None:
+        rows = rows.filter(exactly(given.pop("behaviour")).cast(pl.String).is_in(kept))
+    with reading(path, "log", "write it again"):
         frame = rows.collect(engine="streaming")
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise RecembError(f"{path}: cannot be read ({one_line(error)})") from error
     if frame.is_empty():
         raise RecembError(f"{path}: no row is of behaviours {kept}; name those of the file")
-    for role in frame.columns[1:]:
-        number = frame[role].cast(pl.Int64, strict=False)
-        wrong = number.is_null()
-        if wrong.any():
-            first = wrong.to_list().index(True)
-            raise RecembError(
-                f"{path}: column {wanted[role]!r}, row {frame['row'][first]}: must be an integer, "
-                f"got {frame[role][first]!r}"
-            )
-        frame = frame.with_columns(number.alias(role))
-    return frame.drop("row")
+    number_N = frame[ROW]
+    columns = EventColumns(
+        {role: name for role, name in given.items() if role != "time"}, given["time"], time_format
+    )
+    return check_events(
+        frame, columns, path, lambda row: place(int(number_N[row])), what="behaviour"
+    )
 
 
-def _scan(path: Path, names: list[str] | None) -> pl.LazyFrame:
-    if path.suffix == ".parquet":
-        return pl.scan_parquet(path)
-    if path.suffix not in (".csv", ".tsv"):
+def _without_header(path: Path, names: list[str], read: list[str]) -> pl.LazyFrame:
+    """Return the columns ``read`` of a text file without a header.
+
+    Each is of integers if all its cells are the text of one, as in files with a header.
+    """
+    for name in read:
+        if name not in names:
+            raise RecembError(f"{path}: column {name!r} is missing; names has {names}")
+    if path.suffix not in SEPARATORS:
         raise RecembError(
-            f"{path}: must end in .parquet, .csv or .tsv, got {path.suffix!r}; unpack or rename it"
+            f"{path}: names are of files that end in .csv or .tsv, got {path.suffix!r}; leave them "
+            "out"
         )
-    separator = "\t" if path.suffix == ".tsv" else ","
-    if names is None:
-        return pl.scan_csv(path, separator=separator)
-    return pl.scan_csv(path, separator=separator, has_header=False, new_columns=names)
+    with reading(path, "text file", "write it again"):
+        rows = pl.scan_csv(
+            path,
+            separator=SEPARATORS[path.suffix],
+            has_header=False,
+            new_columns=names,
+            infer_schema=False,
+            glob=False,
+        ).select(exactly(name) for name in read)
+        is_whole = [
+            exactly(name).cast(pl.Int64, strict=False).cast(pl.String).eq_missing(exactly(name))
+            for name in read
+        ]
+        found = rows.select(one.all() for one in is_whole).collect(engine="streaming").row(0)
+    whole = [name for name, is_all in zip(read, found, strict=True) if is_all]
+    return rows.with_columns(exactly(name).cast(pl.Int64) for name in whole)

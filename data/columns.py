@@ -76,11 +76,18 @@ class AttributeFile:
     path: str
     """Parquet or CSV file, absolute or relative to the data folder."""
     key: str
-    """Column (of the file and of the data) whose ids the rows describe."""
+    """Column of the data whose ids the rows describe."""
+    column: str | None = None
+    """Its name in the file, where that differs."""
     categorical: dict[str, IdColumn] = field(default_factory=dict)
     """Columns with one id per row."""
     lists: dict[str, ListColumn] = field(default_factory=dict)
     """Columns with a list of ids per row."""
+
+    @property
+    def key_in_file(self) -> str:
+        """The key's name in the file."""
+        return self.column or self.key
 
     @property
     def named(self) -> dict[str, IdColumn]:

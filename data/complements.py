@@ -37,9 +37,11 @@ import torch
 
 from data.cache import prepared_folder
 from data.columns import AttributeFile, Columns, IdColumn, ListColumn
+from data.events import are_text
 from data.files import ROW_GROUP, TableFile, cache_root, find
 from data.held_out import PARTS
-from data.pair_sources import Baskets, Relations, basket_parts, related
+from data.id_types import IdsOfFile
+from data.pair_sources import Baskets, Relations, basket_parts, items_in, related
 from data.prepared import Prepared
 from data.schema import build_schema
 from data.synthetic_pairs import Synthetic, synthetic_pairs
@@ -49,7 +51,7 @@ from recemb.errors import RecembError
 from recemb.hashing import hash_strings, rows_of
 from recemb.schema import Schema
 
-FORMAT = "complements-2"
+FORMAT = "complements-3"
 """Names what is written; it changes with the content, so no stale folder is read."""
 ITEMS, CATALOGUE = "items.parquet", "catalogue.parquet"
 SALT_COMPLEMENTS, SALT_SUBSTITUTES = 0xC0FFEE, 0x5AB5
@@ -172,10 +174,10 @@ def unordered(pairs: pl.LazyFrame) -> pl.LazyFrame:
     return pairs.select(low=low, high=high).filter(pl.col("low") != pl.col("high")).unique()
 
 
-def distinct(file: TableFile, relations: Relations, column: str) -> pl.DataFrame:
+def distinct(file: TableFile, relations: Relations, column: str, text: bool) -> pl.DataFrame:
     """Return the unordered pairs of a list column, in an order that depends on nothing else."""
-    pairs = related(file, relations, column)
-    return file.collect(unordered(pairs)).sort("low", "high")
+    pairs = related(file, relations, column, text)
+    return unordered(pairs.lazy()).collect().sort("low", "high")
 
 
 def both_orders(pairs: pl.DataFrame) -> pl.DataFrame:
@@ -219,17 +221,18 @@ def write_parts(data: Complements, files: dict[str, TableFile], folder: Path) ->
     """
     relations = data.relations
     where = next(iter(files.values())).path
+    text = are_text({}, {"item": id_columns(data, files)})["item"]
     truth, substitutes = None, None
     if relations is not None:
         file = files["relations"]
-        truth = distinct(file, relations, relations.complements)
+        truth = distinct(file, relations, relations.complements, text)
         if relations.substitutes is not None:
-            substitutes = distinct(file, relations, relations.substitutes)
+            substitutes = distinct(file, relations, relations.substitutes, text)
     writer = TrainingWriter(folder / "train.parquet", data.shares)
     if truth is not None and data.sources != "baskets":
         writer.write(both_orders(truth))
     if data.baskets is not None and (data.sources != "relations" or truth is None):
-        for pairs in basket_parts(files["baskets"], data.baskets):
+        for pairs in basket_parts(files["baskets"], data.baskets, text):
             writer.write(pairs, keep_held_out=truth is None)
     if writer.kind is None:
         raise RecembError(f"{where}: there are no pairs; check the columns and window")
@@ -273,6 +276,21 @@ def write_parts(data: Complements, files: dict[str, TableFile], folder: Path) ->
     described.with_columns(pl.col("seen", "synthetic").fill_null([])).write_parquet(folder / ITEMS)
 
 
+def id_columns(data: Complements, files: dict[str, TableFile]) -> list[IdsOfFile]:
+    """Return all columns of items' ids, with their files."""
+    found = []
+    if data.baskets is not None:
+        found.append(IdsOfFile(files["baskets"], data.baskets.item, IdColumn()))
+    if data.relations is not None:
+        file, one = files["relations"], data.relations
+        found.append(IdsOfFile(file, one.item, IdColumn()))
+        lists = [name for name in (one.complements, one.substitutes) if name is not None]
+        found += [IdsOfFile(file, name, ListColumn()) for name in lists]
+    if data.synthetic is not None and data.synthetic.vectors is not None:
+        found.append(IdsOfFile(files["vectors"], data.synthetic.vectors.item, IdColumn()))
+    return found
+
+
 def write_stage(rows: pl.DataFrame, folder: Path, stage: str) -> None:
     """Write the held-out pairs of a stage.
 
@@ -297,12 +315,10 @@ def all_items(
         held.select("item"),
         held.select(item="context"),
     ]
-    kind = trained["low"].dtype
+    text = trained["low"].dtype == pl.String
     for name, one in (("baskets", data.baskets), ("relations", data.relations)):
         if one is not None:
-            file = files[name]
-            items = file.scan().select(item=pl.col(one.item).cast(kind)).drop_nulls().unique()
-            parts.append(file.collect(items))
+            parts.append(items_in(files[name], one.item, text))
     return pl.concat(parts).unique().sort("item")
 
 

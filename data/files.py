@@ -5,7 +5,6 @@ text file (its header is line 1), the row of a parquet file (counted from 0).
 """
 
 import functools
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -200,13 +199,6 @@ def _described(path: Path) -> tuple[list[str], list[int], bool]:
         count = rows.select(pl.len()).collect().item()
         sizes = [min(ROW_GROUP, count - first) for first in range(0, count, ROW_GROUP)]
         return rows.collect_schema().names(), sizes, True
-
-
-def fingerprint(path: Path) -> str:
-    """Return a short name of a file and its state: its path, size and time of change."""
-    stat = path.stat()
-    identity = f"{path.resolve()}\x1f{stat.st_size}\x1f{stat.st_mtime_ns}"
-    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def _csv_as_parquet(path: Path) -> Path:

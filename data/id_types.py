@@ -169,7 +169,7 @@ def text_of_columns(
         declared = columns.declared_type(owner)
         if about is not None and described is not None:
             if described.key == owner:
-                found.append(IdsOfFile(about, owner, IdColumn()))
+                found.append(IdsOfFile(about, described.key_in_file, IdColumn()))
             for name, one in attributes.items():
                 if one.vocabulary == owner:
                     if one.type not in (None, declared):

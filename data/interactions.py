@@ -22,14 +22,16 @@ import numpy as np
 import polars as pl
 
 from data.cache import prepared_folder
-from data.columns import AttributeFile, IdColumn, ListColumn
+from data.columns import AttributeFile, IdColumn, IdType, ListColumn
+from data.events import EventColumns, are_text, in_order, read_events
 from data.files import ROW_GROUP, TableFile, cache_root, find
+from data.id_types import IdsOfFile
 from data.prepared import Prepared
 from data.tabular import STAGES
 from recemb.errors import RecembError
 
 TrainOn = Literal["train", "all"]
-FORMAT = "interactions-2"
+FORMAT = "interactions-3"
 """Names what is written; it changes with the content, so no stale folder is read."""
 USERS = "users.parquet"
 SPLIT_SEED = 2020
@@ -88,8 +90,12 @@ class Interactions(InteractionData):
         test: A file of test pairs with the same columns; without it, test is cut from ``source``.
         user: Column of user ids.
         item: Column of item ids.
-        time: Column of numbers or times: what is cut off a user is then the last, else it is drawn
-            at random, always the same.
+        time: Column of times: what is cut off a user is then the last, else it is drawn at random,
+            always the same. Numbers, dates, or text as :mod:`data.times` reads it.
+        time_format: How text is read that is no ISO 8601, such as ``%d/%m/%Y %H:%M``.
+        user_type: What ids of users are, ``string`` or ``integer``, where the files do not say it;
+            see :class:`data.columns.IdColumn`.
+        item_type: Likewise of items.
         validation_share: Of each user's pairs, after test is cut off; rounded, and at least one
             pair stays in training.
         test_share: Of each user's pairs, where there is no test file.
@@ -108,6 +114,9 @@ class Interactions(InteractionData):
         user: str = "user",
         item: str = "item",
         time: str | None = None,
+        time_format: str | None = None,
+        user_type: IdType | None = None,
+        item_type: IdType | None = None,
         validation_share: float = 0.1,
         test_share: float = 0.2,
         train_on: TrainOn = "train",
@@ -121,7 +130,8 @@ class Interactions(InteractionData):
                 raise RecembError(f"data: {name} must be above 0 and below 1, got {share}")
         self.source = Path(source)
         self.test_source = Path(test) if test else None
-        self.named = (user, item, time)
+        ids, types = {"user": user, "item": item}, {"user": user_type, "item": item_type}
+        self.event_columns = EventColumns(ids, time, time_format, types)
         self.keys = {"user": user, "item": item}
         self.shares = (validation_share, test_share)
         super().__init__(
@@ -136,52 +146,48 @@ class Interactions(InteractionData):
     def prepare_data(self) -> None:
         """Write the files unless they are there for these settings."""
         paths = [find(path) for path in (self.source, self.test_source) if path is not None]
-        settings = {"named": self.named, "shares": self.shares, "train_on": self.train_on}
+        settings = {
+            "columns": repr(self.event_columns),
+            "shares": self.shares,
+            "train_on": self.train_on,
+        }
 
         def write(folder: Path) -> None:
-            given = read_pairs(TableFile(paths[0]), *self.named)
+            files = [TableFile(path) for path in paths]
+            ids = {
+                role: [IdsOfFile(file, name, IdColumn()) for file in files]
+                for role, name in self.event_columns.ids.items()
+            }
+            text = are_text(self.event_columns.types, ids)
+            given = read_pairs(files[0], self.event_columns, text)
             if self.test_source is None:
                 given, held = cut_per_user(given, self.shares[1])
             else:
-                held = read_pairs(TableFile(paths[1]), *self.named)
+                # All of a test file is test, in any order.
+                held = read_pairs(files[1], self.event_columns._replace(time=None), text)
             write_parts(given, held, self.shares[0], self.train_on, folder, paths[0])
 
         self.folder = prepared_folder(cache_root(), FORMAT, paths, settings, write)
 
 
-def read_pairs(
-    file: TableFile, user: str, item: str, time: str | None, is_in_order: bool = False
-) -> pl.DataFrame:
+def read_pairs(file: TableFile, columns: EventColumns, text: dict[str, bool]) -> pl.DataFrame:
     """Return distinct pairs in the order in which they are cut: the last of a user go first.
 
     Args:
         file: Has a row per pair.
-        user: Column of user ids.
-        item: Column of item ids.
-        time: Column by which they are ordered; None: they are in a random order.
-        is_in_order: Whether the rows are in their order already.
+        columns: Of ``user``, ``item`` and perhaps of times, without which the order is random.
+        text: Whether the ids of users, and of items, are strings.
 
     Raises:
-        RecembError: If a column is missing, or a row lacks a value.
+        RecembError: If a column is missing, or at the first row that lacks a value or has a wrong
+            one.
     """
-    names = [user, item, *([time] if time else [])]
-    file.require(names)
-    rows = file.collect(file.scan().select(names))
-    for name in names:
-        if rows[name].null_count():
-            row = rows[name].is_null().arg_max()
-            raise RecembError(
-                f"{file.path}: column {name!r}, row {row}: a pair must have it, got null; fill it "
-                "or drop the row"
-            )
-    rows = rows.rename({user: "user", item: "item"})
-    if time or is_in_order:
-        # Of a pair that comes again the first time counts: later ones are no news.
-        ordered = rows.sort(time, "user", "item") if time else rows
-        return ordered.unique(["user", "item"], keep="first", maintain_order=True).select(
-            "user", "item"
-        )
-    return shuffled(rows.unique(["user", "item"]))
+    rows = read_events(file, columns, text, "pair").rows
+    if columns.time is None:
+        return shuffled(rows.unique())
+    # Of a pair that comes again the first time counts: later ones are no news.
+    first = rows.group_by("user", "item").agg(pl.col("time").min())
+    return in_order(first, "user", "item", file.path).drop("time")
 
 
 def shuffled(pairs: pl.DataFrame) -> pl.DataFrame:

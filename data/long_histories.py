@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from data.events import in_order
 from data.files import PROGRESS_ROWS
 from data.tabular import STAGES
 from recemb.errors import RecembError
@@ -82,12 +83,16 @@ class Log:
         start_U: (U + 1,) where each user's behaviours start.
         item_N: Ids of items.
         time_N: Seconds, or None where the log tells the order alone.
+        users: Where users are strings, these, in order: ``user_U`` are places among them.
+        items: Likewise of items.
     """
 
     user_U: Integers
     start_U: Integers
     item_N: Integers
     time_N: Integers | None
+    users: pl.Series | None = None
+    items: pl.Series | None = None
 
     @property
     def counts(self) -> Integers:
@@ -95,14 +100,17 @@ class Log:
         return np.diff(self.start_U)
 
 
-def read_log(behaviours: pl.DataFrame, where: str, min_behaviours: int) -> Log:
+def read_log(
+    behaviours: pl.DataFrame, where: Path, min_behaviours: int, per_second: int | None = None
+) -> Log:
     """Return the behaviours of the users that have enough of them.
 
     Args:
-        behaviours: Columns ``user``, ``item`` and ``time``, in any order of rows; equal times of a
-            user keep theirs.
-        where: Starts the message of an error.
+        behaviours: Columns ``user``, ``item`` and ``time``, in any order of rows; for those of a
+            user at equal times see :mod:`data.events`.
+        where: The file, which errors name.
         min_behaviours: See :class:`Protocol`.
+        per_second: How many units of ``time`` are a second; None: one.
 
     Raises:
         RecembError: If no user has enough.
@@ -114,11 +122,26 @@ def read_log(behaviours: pl.DataFrame, where: str, min_behaviours: int) -> Log:
             f"{where}: no user has {min_behaviours} behaviours, the most is "
             f"{max(counts, default=0)}; lower min_behaviours"
         )
-    rows = rows.sort("user", "time", maintain_order=True)
-    user_N = _integers(rows["user"])
+    rows = in_order(rows, "user", "item", where)
+    user_N, users = _numbered(rows["user"])
+    item_N, items = _numbered(rows["item"])
     is_first_N = np.r_[True, user_N[1:] != user_N[:-1]]
     start_U = np.r_[np.flatnonzero(is_first_N), len(user_N)]
-    return Log(user_N[is_first_N], start_U, _integers(rows["item"]), _integers(rows["time"]))
+    time_N = _integers(rows["time"] // (per_second or 1))
+    return Log(user_N[is_first_N], start_U, item_N, time_N, users, items)
+
+
+def _numbered(ids: pl.Series) -> tuple[Integers, pl.Series | None]:
+    """Return ids as integers: strings by their places among all, which are returned too."""
+    if ids.dtype != pl.String:
+        return _integers(ids), None
+    names = ids.unique().sort()
+    return _integers(ids.cast(pl.Enum(names)).to_physical()), names
+
+
+def _named(number_N: Integers, names: pl.Series | None) -> pa.Array:
+    """Return the ids that integers of a :class:`Log` stand for."""
+    return pa.array(number_N) if names is None else names.gather(number_N).to_arrow()
 
 
 def _integers(column: pl.Series) -> Integers:
@@ -266,16 +289,16 @@ def rows_of(
     offset_R = np.r_[0, np.cumsum(length_R)]
     index_M = np.arange(offset_R[-1]) + np.repeat(at_R - length_R - offset_R[:-1], length_R)
     columns = {
-        "user": pa.array(log.user_U[user_R]),
-        "item": pa.array(item_R),
+        "user": _named(log.user_U[user_R], log.users),
+        "item": _named(item_R, log.items),
         "label": pa.array(is_positive_R.astype(np.int8)),
-        "history_item": _lists(offset_R, log.item_N[index_M]),
+        "history_item": _lists(offset_R, _named(log.item_N[index_M], log.items)),
     }
     if log.time_N is not None:
         gap_M = np.repeat(log.time_N[at_R], length_R) - log.time_N[index_M]
-        columns["history_seconds"] = _lists(offset_R, gap_M)
+        columns["history_seconds"] = _lists(offset_R, pa.array(gap_M))
     return pa.table(columns)
 
 
-def _lists(offset_R: Integers, values_M: Integers) -> pa.Array:
-    return pa.LargeListArray.from_arrays(pa.array(offset_R), pa.array(values_M))
+def _lists(offset_R: Integers, values_M: pa.Array) -> pa.Array:
+    return pa.LargeListArray.from_arrays(pa.array(offset_R), values_M)

@@ -48,7 +48,7 @@ def prepare(source: Path, folder: Path, protocol: Protocol = PROTOCOL) -> Path:
     def write(new: Path) -> None:
         ratings = read_raw(paths[0], RATINGS)
         behaviours = ratings.select("user", item="movie", time="pos")
-        log = read_log(behaviours, str(paths[0]), protocol.min_behaviours)
+        log = read_log(behaviours, paths[0], protocol.min_behaviours)
         # The rank of a rating is no time: only the order is known.
         log = Log(log.user_U, log.start_U, log.item_N, None)
         write_rows(log, protocol, new)

@@ -14,9 +14,20 @@ from typing import Literal
 
 import polars as pl
 
-from data.files import TableFile
+from data.events import (
+    EventColumns,
+    check_events,
+    count_ties,
+    ids_of,
+    ordered_events,
+    say_ties,
+)
+from data.files import TableFile, exactly
+from data.values import IdKind
 from recemb.errors import RecembError
 
+ROW = "number of the row"
+"""A column for the while of reading; no file has such a name."""
 PART_EVENTS = 4_000_000
 """Events whose pairs are made at a time."""
 Directions = Literal["forward", "both"]
@@ -33,12 +44,15 @@ class Baskets:
     item: str = "item"
     """Column of item ids."""
     time: str | None = None
-    """Column of numbers or times that orders the events of a basket; without it they are in the
-    order of the file."""
+    """Column of times that order the events of a basket: numbers, dates, or text as
+    :mod:`data.times` reads it. Without it they are in the order of the file."""
+    time_format: str | None = None
+    """How times are read that are text and no ISO 8601, such as ``%d/%m/%Y %H:%M``."""
     window: int = 5
     """Events of a basket so many apart at most are a pair."""
     longest: float | None = None
-    """Nor are events that are further apart in time than this, in the units of ``time``."""
+    """Nor are events that are further apart in time than this: in the units of ``time`` where it
+    has numbers, else in seconds."""
     directions: Directions = "forward"
     """``forward``: the later event is the context of the earlier; ``both``: also the reverse."""
 
@@ -67,59 +81,76 @@ class Relations:
     """Column of lists of items; None: there are none, and nothing is measured of them."""
 
 
-def id_type(dtype: pl.DataType) -> pl.DataType:
-    """Return the type in which ids of all files are compared: strings, or 64-bit integers."""
-    return pl.String() if dtype in (pl.String, pl.Categorical) else pl.Int64()
+def related(file: TableFile, relations: Relations, column: str, text: bool) -> pl.DataFrame:
+    """Return the pairs of a list column of a file of items; as they are stored.
 
-
-def related(file: TableFile, relations: Relations, column: str) -> pl.LazyFrame:
-    """Return the pairs of a list column of a file of items; as they are stored."""
-    file.require([relations.item, column])
-    dtype = file.scan().collect_schema()[column]
+    Args:
+        file: With a row per item.
+        relations: Its columns.
+        column: Of lists.
+        text: Whether ids are strings, or else integers.
+    """
+    names = [relations.item, column]
+    file.require(names)
+    rows = pl.concat([file.read(group, names) for group in range(len(file.group_sizes))])
+    dtype = rows[column].dtype
     if not isinstance(dtype, pl.List):
         raise RecembError(f"{file.path}: column {column!r}: values must be lists, got type {dtype}")
-    return (
-        file.scan()
-        .select(item=pl.col(relations.item), context=pl.col(column))
-        .explode("context")
-        .drop_nulls()
-        .select(pl.all().cast(id_type(dtype.inner)))  # type: ignore[arg-type]
+    pairs = pl.DataFrame({"item": rows[relations.item], "context": rows[column]})
+    pairs = pairs.with_row_index("row").explode("context").drop_nulls()
+    row_N, kind = pairs["row"], IdKind(text, from_text=file.is_text)
+    return pl.DataFrame(
+        {
+            side: ids_of(
+                pairs[side], name, file.path, lambda at: file.place(int(row_N[at])), None, kind
+            )
+            for side, name in zip(("item", "context"), names, strict=True)
+        }
     )
 
 
-def basket_parts(file: TableFile, baskets: Baskets) -> Iterator[pl.DataFrame]:
+def items_in(file: TableFile, column: str, text: bool) -> pl.DataFrame:
+    """Return the distinct ids of a column, ``item``, without nulls.
+
+    Raises:
+        RecembError: At the first value that is no id.
+    """
+    kind, parts = IdKind(text, from_text=file.is_text), []
+    for group in range(len(file.group_sizes)):
+
+        def place(at: int, first: int = file.first_row(group)) -> str:
+            return file.place(first + at)
+
+        values = file.read(group, [column])[column]
+        own = ids_of(values, column, file.path, place, None, kind)
+        parts.append(own.drop_nulls().unique())
+    return pl.concat(parts).unique().alias("item").to_frame()
+
+
+def basket_parts(file: TableFile, baskets: Baskets, text: bool) -> Iterator[pl.DataFrame]:
     """Yield the pairs of baskets, ``item`` and ``context``, some baskets at a time.
+
+    Args:
+        file: With a row per event.
+        baskets: Its columns, and what is a pair.
+        text: Whether ids of items are strings, or else integers.
 
     Raises:
         RecembError: If a column is missing, or an event lacks what orders or names it.
     """
-    names = [baskets.basket, baskets.item, *([baskets.time] if baskets.time else [])]
+    columns = EventColumns(
+        {"basket": baskets.basket, "item": baskets.item}, baskets.time, baskets.time_format
+    )
+    names = list(dict.fromkeys(columns.names))
     file.require(names)
-    nulls = file.collect(file.scan().select(pl.col(name).null_count() for name in names))
-    for name in names:
-        if nulls[name][0]:
-            raise RecembError(
-                f"{file.path}: column {name!r}: an event must have it, got {nulls[name][0]} nulls; "
-                "fill them or drop the rows"
-            )
-    types = file.scan().collect_schema()
-    kind = id_type(types[baskets.item])
-    if baskets.longest is not None and not types[baskets.time or "row"].is_numeric():
-        raise RecembError(
-            f"{file.path}: column {baskets.time!r}: with longest, times must be numbers, got type "
-            f"{types[baskets.time or 'row']}; convert them, to seconds for example"
-        )
-    events = file.scan().with_row_index("row").select(
-        "row",
-        basket=pl.col(baskets.basket),
-        item=pl.col(baskets.item).cast(kind),
-        time=pl.col(baskets.time or "row"),
-    )  # fmt: skip
-    num_parts = -(-file.num_rows // PART_EVENTS)
+    rows = file.scan().select(exactly(name) for name in names).with_row_index(ROW)
+    num_parts, ties = -(-file.num_rows // PART_EVENTS), 0
     for part in range(num_parts):
         # Which baskets go together matters to nothing but memory.
-        own = events.filter(pl.col("basket").hash() % num_parts == part)
-        ordered = file.collect(own).sort("basket", "time", "row")
+        own = file.collect(rows.filter(exactly(baskets.basket).hash() % num_parts == part))
+        ordered, longest = _ordered(own, columns, file, baskets, text)
+        if columns.time is not None:
+            ties += count_ties(ordered, "basket", "item")
         for step in range(1, baskets.window + 1):
             later = [
                 (pl.col(name).shift(-step)).alias(f"{name}_later")
@@ -127,10 +158,27 @@ def basket_parts(file: TableFile, baskets: Baskets) -> Iterator[pl.DataFrame]:
             ]
             near = pl.col("basket") == pl.col("basket_later")
             near &= pl.col("item") != pl.col("item_later")
-            if baskets.longest is not None:
-                near &= (pl.col("time_later") - pl.col("time")) <= baskets.longest
+            if longest is not None:
+                near &= (pl.col("time_later") - pl.col("time")) <= longest
             pairs = ordered.with_columns(later).filter(near)
             pairs = pairs.select("item", context="item_later")
             yield pairs
             if baskets.directions == "both":
                 yield pairs.select(item="context", context="item")
+    say_ties(ties, file.num_rows, "basket", "item", file.path)
+
+
+def _ordered(
+    own: pl.DataFrame, columns: EventColumns, file: TableFile, baskets: Baskets, text: bool
+) -> tuple[pl.DataFrame, float | None]:
+    """Return events of some baskets in their order, and ``longest`` in the unit of their times."""
+    row_N = own[ROW]
+    events, per_second = check_events(
+        own, columns, file.path, lambda at: file.place(int(row_N[at])), {"item": text}
+    )
+    if columns.time is None:
+        return events.with_columns(row_N.alias("time")).sort("basket", "time"), None
+    longest = baskets.longest
+    if longest is not None and per_second is not None:
+        longest *= per_second
+    return ordered_events(events, "basket", "item"), longest

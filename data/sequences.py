@@ -17,6 +17,7 @@ Two protocols cut events into the three:
   a share before it validation; there every prefix is a row.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -26,13 +27,16 @@ import polars.selectors as cs
 import torch
 
 from data.cache import prepared_folder
-from data.columns import AttributeFile, IdColumn, ListColumn
+from data.columns import AttributeFile, Columns, IdColumn, IdType, ListColumn
 from data.encode import Encoder
+from data.events import EventColumns, are_text, hashes, in_order, read_events
 from data.files import ROW_GROUP, TableFile, cache_root, find
+from data.id_types import IdsOfFile
 from data.prepared import Prepared
 from data.tabular import STAGES
 from recemb.errors import RecembError
 from recemb.jagged import Jagged
+from recemb.schema import Schema
 
 Split = Literal["last_items", "last_sequences"]
 FORMAT = "sequences-3"
@@ -60,8 +64,8 @@ class SequenceData(Prepared):
     """
 
     keys = {SEQUENCE: SEQUENCE}
-    named: dict[str, str | None] = {"sequence": SEQUENCE, "item": "item", "time": None}
-    """Columns of a file of events."""
+    event_columns = EventColumns({SEQUENCE: SEQUENCE, "item": "item"}, None, None)
+    """Of a file of events."""
 
     def __init__(
         self,
@@ -91,7 +95,7 @@ class SequenceData(Prepared):
         """Return the sessions of a file of events, of which all is known that has happened.
 
         Args:
-            path: Parquet or CSV file with the columns of :attr:`named`.
+            path: Parquet or CSV file with the columns of :attr:`event_columns`.
 
         Returns:
             What the file calls sessions, these, and the items of each by index, oldest first.
@@ -100,22 +104,13 @@ class SequenceData(Prepared):
             RecembError: If the file cannot be read, or does not hold what it should.
         """
         file = TableFile(find(path))
-        found = read_sequences(file, **self.named)  # type: ignore[arg-type]
-        is_text = self.schema.vocabularies["item"].is_text
-        dtype = found["items"].dtype.inner  # type: ignore[attr-defined]
-        if file.is_text and is_text:  # of a text file, integers are texts that look like them
-            found = found.with_columns(pl.col("items").cast(pl.List(pl.String)))
-        elif is_text != (dtype == pl.String) or (not is_text and not dtype.is_integer()):
-            kind = "strings" if is_text else "integers"
-            raise RecembError(
-                f"{file.path}: column {self.named['item']!r}: items must be {kind} as in training, "
-                f"got type {dtype}"
-            )
+        text = {"item": self.schema.vocabularies["item"].is_text}
+        found = read_sequences(file, self.event_columns, text)
         columns = replace(self.columns, categorical={})
         encoder = Encoder(file.path, columns, self.schema, with_labels=False)
         bags = encoder.encode(found.rename({"items": "history"}), 0).lists[0]
         history = Jagged(bags.values.to(torch.int64), bags.offsets.diff())
-        return str(self.named["sequence"]), found[SEQUENCE], history
+        return self.event_columns.ids[SEQUENCE], found[SEQUENCE], history
 
 
 class Sequences(SequenceData):
@@ -125,8 +120,12 @@ class Sequences(SequenceData):
         source: Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``.
         sequence: Column that says whose event it is.
         item: Column of item ids.
-        time: Column of numbers or times that orders the events of a sequence; without it they are
-            in the order of the file.
+        time: Column of times, by which the events of a sequence are ordered: numbers, dates, or
+            text as :mod:`data.times` reads it. Without it they are in the order of the file.
+        time_format: How text is read that is no ISO 8601, such as ``%d/%m/%Y %H:%M``.
+        sequence_type: What ids of sequences are, ``string`` or ``integer``, where the file does not
+            say it; see :class:`data.columns.IdColumn`.
+        item_type: Likewise of items.
         split: How validation and test are cut off; see the module.
         validation_share: Of sequences, under ``last_sequences``.
         test_share: Of sequences, under ``last_sequences``.
@@ -146,6 +145,9 @@ class Sequences(SequenceData):
         sequence: str = "user",
         item: str = "item",
         time: str | None = None,
+        time_format: str | None = None,
+        sequence_type: IdType | None = None,
+        item_type: IdType | None = None,
         split: Split = "last_items",
         validation_share: float = 0.05,
         test_share: float = 0.05,
@@ -160,14 +162,17 @@ class Sequences(SequenceData):
             if not 0 < share < 0.5:
                 raise RecembError(f"data: {name} must be above 0 and below 0.5, got {share}")
         self.source = Path(source)
-        self.named = {"sequence": sequence, "item": item, "time": time}
+        ids = {SEQUENCE: sequence, "item": item}
+        types = {SEQUENCE: sequence_type, "item": item_type}
+        self.event_columns = EventColumns(ids, time, time_format, types)
         self.keys = {SEQUENCE: sequence}
         self.split = split
         self.shares = (validation_share, test_share)
         self.given_attributes = attributes
         super().__init__(
             folder=cache_root(),
-            attributes=attributes and replace(attributes, path=ITEMS, key="item"),
+            attributes=attributes
+            and replace(attributes, key="item", column=attributes.key_in_file),
             max_length=max_length,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
@@ -179,53 +184,64 @@ class Sequences(SequenceData):
         """Write the files unless they are there for these settings."""
         described = self.given_attributes
         paths = [find(self.source), *([find(described.path)] if described else [])]
-        # What attributes are called, and where their file lies, changes nothing in these files.
-        key = described.key if described else None
+        # The file of attributes is read where it is; the rows depend on the type of its key alone.
+        key = described.key_in_file if described else None
         settings = {
-            "named": self.named, "split": self.split, "shares": self.shares,
+            "columns": repr(self.event_columns), "split": self.split, "shares": self.shares,
             "max_length": self.max_length, "key": key,
         }  # fmt: skip
 
         def write(folder: Path) -> None:
-            found = read_sequences(TableFile(paths[0]), **self.named)  # type: ignore[arg-type]
+            events = TableFile(paths[0])
+            ids = [IdsOfFile(events, self.event_columns.ids["item"], IdColumn())]
+            if described is not None:
+                ids.append(IdsOfFile(TableFile(paths[1]), described.key_in_file, IdColumn()))
+            own = IdsOfFile(events, self.event_columns.ids[SEQUENCE], IdColumn())
+            text = are_text(self.event_columns.types, {SEQUENCE: [own], "item": ids})
+            found = read_sequences(events, self.event_columns, text)
             lists, keys = found["items"], found[SEQUENCE]
             if self.split == "last_items":
                 parts = leave_one_out(lists, self.max_length, keys)
             else:
                 parts = cut_by_time(lists, self.shares, self.max_length, keys)
-            known = read_items(TableFile(paths[1]), described.key) if described else None
-            write_parts(parts, known, folder, paths[0])
+            write_parts(parts, None, folder, paths[0])
 
         self.folder = prepared_folder(cache_root(), FORMAT, paths, settings, write)
 
+    def _read(self, columns: Columns, attributes: AttributeFile | None) -> Schema:
+        if attributes is not None:
+            # Of the user's folders, not of the prepared one.
+            attributes = replace(attributes, path=str(find(attributes.path).absolute()))
+        return super()._read(columns, attributes)
 
-def read_sequences(file: TableFile, sequence: str, item: str, time: str | None) -> pl.DataFrame:
+
+def read_sequences(
+    file: TableFile, columns: EventColumns, text: Mapping[str, bool] | None = None
+) -> pl.DataFrame:
     """Return each ``sequence`` and its ``items``, oldest first, in the order of their last events.
 
+    Without times the order is that of the file.
+
+    Args:
+        file: Has a row per event.
+        columns: Of ``sequence``, ``item`` and perhaps of times.
+        text: See :func:`data.events.read_events`.
+
     Raises:
-        RecembError: If a column is missing or an event lacks what orders or names it.
+        RecembError: If a column is missing, or at the first event that lacks a value or has a wrong
+            one.
     """
-    names = [sequence, item, *([time] if time else [])]
-    file.require(names)
-    events = file.collect(file.scan().select(names))
-    for name in names:
-        if events[name].null_count():
-            row = events[name].is_null().arg_max()
-            raise RecembError(
-                f"{file.path}: column {name!r}, row {row}: an event must have it, got null; fill "
-                "it or drop the row"
-            )
-    ordered = events.with_row_index("row").sort([time, "row"] if time else ["row"])
-    grouped = ordered.group_by(sequence, maintain_order=True).agg(
-        items=pl.col(item), last=pl.col(time or "row").last(), row=pl.col("row").last()
+    events = read_events(file, columns, text).rows
+    if columns.time is None:
+        events = events.with_row_index("time")
+    else:
+        events = in_order(events, SEQUENCE, "item", file.path)
+    grouped = events.group_by(SEQUENCE, maintain_order=True).agg(
+        items=pl.col("item"), last=pl.col("time").last()
     )
-    return grouped.sort("last", "row").select(pl.col(sequence).alias(SEQUENCE), "items")
-
-
-def read_items(file: TableFile, key: str) -> pl.DataFrame:
-    """Return what is known of items, with the key under the name ``item``."""
-    file.require([key])
-    return file.collect(file.scan()).rename({key: "item"})
+    # Sequences that end at once are in an order that no file decides, as their events are.
+    grouped = grouped.with_columns(hashes(grouped[SEQUENCE])).sort("last", "hash", SEQUENCE)
+    return grouped.select(SEQUENCE, "items")
 
 
 def leave_one_out(

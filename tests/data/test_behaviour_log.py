@@ -134,11 +134,13 @@ def test_other_settings_are_other_files(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("user,item,time\n1,2,3\n1,x,4\n", r"column 'item', row 1: must be an integer, got 'x'"),
-        ("user,item,time\n1,2,3\n1,,4\n", r"column 'item', row 1: must be an integer, got None"),
+        ("user,item,time\n1,2,3\n1,2,x\n", r"column 'time', line 3: a time must be a number, as"),
+        ("user,item,time\n1,2,3\n1,,4\n", r"'item', line 3: a behaviour must have it, got null"),
+        ("user,item,time\n1,2,3\n1,2,\n", r"'time', line 3: a behaviour must have it, got null"),
+        ("user,item,time\n1,2,3\n1,-2,4\n", r"'item', line 3: ids must not be negative, got -2"),
         ("user,time\n1,2\n", r"column 'item' is missing; the file has \['user', 'time'\]"),
         ("user,item,time\n1,2,3\n", r"no user has 8 behaviours, the most is 1"),
-        ("", r"log.csv: cannot be read"),
+        ("", r"log.csv: the file is empty"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):

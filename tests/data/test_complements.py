@@ -12,6 +12,7 @@ from data.grocery import Grocery
 from data.pair_sources import Baskets, Relations, basket_parts
 from data.synthetic_pairs import Synthetic, Vectors
 from recemb.errors import RecembError
+from tests.data.ties import tie
 
 Pairs = list[tuple[int, int]]
 
@@ -38,10 +39,10 @@ def unordered(pairs: Pairs) -> set[tuple[int, int]]:
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [
-        ({"window": 1}, [(2, 1), (1, 3), (1, 2)]),
-        ({"window": 2}, [(2, 1), (1, 3), (2, 3), (1, 2)]),
-        ({"window": 9}, [(2, 1), (1, 3), (2, 3), (1, 2)]),
-        ({"window": 2, "longest": 10}, [(2, 1), (1, 2)]),
+        ({"window": 1}, [(2, 1), (1, 3), (2, 1)]),
+        ({"window": 2}, [(2, 1), (1, 3), (2, 3), (2, 1)]),
+        ({"window": 9}, [(2, 1), (1, 3), (2, 3), (2, 1)]),
+        ({"window": 2, "longest": 10}, [(2, 1), (2, 1)]),
         ({"window": 1, "directions": "both"}, [(2, 1), (1, 2), (1, 3), (3, 1), (1, 2), (2, 1)]),
     ],
 )
@@ -54,13 +55,62 @@ def test_pairs_of_baskets_follow_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("data.pair_sources.PART_EVENTS", part)
-    # Basket 7 is 2, 1, 3 by time; basket 8 has 1 and 2 at once, in the order of the file, and 9 one
-    # item twice, which is no pair.
+    # Basket 7 is 2, 1, 3 by time; basket 8 has 1 and 2 at once, of which the hash puts 2 first, and
+    # 9 one item twice, which is no pair.
+    assert tie(8, 2) < tie(8, 1)
     rows = [(7, 1, 20), (7, 3, 99), (8, 1, 5), (9, 4, 1), (9, 4, 2), (7, 2, 10), (8, 2, 5)]
     path = events(tmp_path / "log.parquet", rows)
     baskets = Baskets(path=str(path), time="time", **settings)
-    found = pl.concat(list(basket_parts(TableFile(path), baskets)))
+    found = pl.concat(list(basket_parts(TableFile(path), baskets, False)))
     assert sorted(found.iter_rows()) == sorted(wanted)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_longest_is_in_seconds_where_times_are_dates(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"log.{suffix}"
+    times = ["2026-01-28T10:00:00", "2026-01-28T10:00:59.5", "2026-01-28T10:02:00"]
+    frame = pl.DataFrame({"basket": 1, "item": [5, 6, 7], "time": times})
+    frame.write_csv(path) if suffix == "csv" else frame.write_parquet(path)
+    pairs = {}
+    for longest in (59, 60, 61):
+        baskets = Baskets(path=str(path), time="time", longest=longest)
+        parts = basket_parts(TableFile(path), baskets, False)
+        pairs[longest] = sorted(pl.concat(list(parts)).iter_rows())
+    assert pairs == {59: [], 60: [(5, 6)], 61: [(5, 6), (6, 7)]}
+
+
+def test_ids_of_all_files_are_of_one_type(tmp_path: Path) -> None:
+    log, items = tmp_path / "log.csv", tmp_path / "items.parquet"
+    pl.DataFrame({"basket": range(40), "item": range(40)}).write_csv(log)
+    words = [str(number) for number in range(40)]
+    table = {"item": words, "complements": [[words[n - 1], words[n - 2]] for n in range(40)]}
+    pl.DataFrame(table).write_parquet(items)
+    relations, baskets = Relations(path=str(items)), Baskets(path=str(log))
+    # A text file says the text of its integers, so they are the same ids.
+    data = Complements(baskets=baskets, relations=relations, sources="relations")
+    assert data.schema.vocabularies["item"].num_known == 40
+    # A parquet file says that its ids are integers.
+    pl.DataFrame({"basket": range(40), "item": range(40)}).write_parquet(tmp_path / "log.parquet")
+    baskets = Baskets(path=str(tmp_path / "log.parquet"))
+    message = (
+        r"items\.parquet: column 'item': it shares ids with .*log\.parquet: column 'item', but"
+    )
+    with pytest.raises(RecembError, match=message):
+        Complements(baskets=baskets, relations=relations).prepare_data()
+
+
+@pytest.mark.parametrize(
+    ("lists", "rule"),
+    [
+        ([[2], [3, -1]], "column 'complements', row 1: ids must not be negative, got -1"),
+        ([[1.2], [1.9]], r"'complements': ids must be integers or strings, got type List\(Float64"),
+    ],
+)
+def test_what_is_no_id_in_a_list_is_refused(tmp_path: Path, lists: list, rule: str) -> None:
+    path = tmp_path / "items.parquet"
+    pl.DataFrame({"item": [1, 2], "complements": lists}).write_parquet(path)
+    with pytest.raises(RecembError, match=rf"items\.parquet: {rule}" if "row" in rule else rule):
+        Complements(relations=Relations(path=str(path))).prepare_data()
 
 
 @pytest.fixture
@@ -261,13 +311,15 @@ def test_bad_settings_are_refused(settings: dict, message: str) -> None:
 def test_bad_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     pl.DataFrame({"basket": [1, 1], "item": [2, None]}).write_parquet(path)
-    with pytest.raises(RecembError, match=r"column 'item': an event must have it, got 1 nulls"):
+    with pytest.raises(RecembError, match=r"column 'item', row 1: an event must have it, got null"):
         Complements(baskets=Baskets(path=str(path))).prepare_data()
     with pytest.raises(RecembError, match=r"column 'complements' is missing"):
         Complements(relations=Relations(path=str(path))).prepare_data()
     pl.DataFrame({"basket": [1, 1], "item": [2, 3], "at": ["a", "b"]}).write_parquet(path)
     baskets = Baskets(path=str(path), time="at", longest=3)
-    with pytest.raises(RecembError, match=r"column 'at': with longest, times must be numbers, got"):
+    with pytest.raises(
+        RecembError, match=r"column 'at', row 0: a time must be ISO 8601; .*, got 'a'"
+    ):
         Complements(baskets=baskets).prepare_data()
     pl.DataFrame({"item": [1], "complements": [2]}).write_parquet(path)
     with pytest.raises(RecembError, match=r"'complements': values must be lists, got type Int64"):

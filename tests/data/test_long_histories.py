@@ -3,6 +3,7 @@
 import collections
 import itertools
 import random
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,24 +11,29 @@ import pytest
 
 from data.long_histories import Negatives, Protocol, read_log, target_places, write_rows
 from recemb.errors import RecembError
+from tests.data.ties import tie
 
 STAGES = ("train", "validation", "test")
 
 
 def behaviours(counts=(12, 30, 9, 25), num_items=60, repeats=False) -> pl.DataFrame:
-    """Return behaviours of users 70, 71, ... in no order of rows; user 71 has equal times."""
+    """Return behaviours of users 70, 71, ... in no order of rows; user 71 has equal times.
+
+    ``place`` is where a behaviour belongs: by time and, at one time, by the hash.
+    """
     draw = random.Random(0)
     rows = []
     for number, count in enumerate(counts):
         items = [draw.randrange(num_items) for _ in range(count)]
         if not repeats:
             items = draw.sample(range(num_items), count)
-        for place, item in enumerate(items):
-            time = 1000 + (place // 2 if number == 1 else place) * 7
-            rows.append((70 + number, 500 + item, time, place))
-    # Shuffled by users alone: the rows of equal times keep their order.
-    key = {70: 2, 71: 0, 72: 3, 73: 1}
-    rows.sort(key=lambda row: (row[3] % 5 * (row[0] != 71), key[row[0]]))
+        user = 70 + number
+        timed = [
+            (1000 + (place // 2 if number == 1 else place) * 7, tie(user, 500 + item), 500 + item)
+            for place, item in enumerate(items)
+        ]
+        rows += [(user, item, time, place) for place, (time, _, item) in enumerate(sorted(timed))]
+    draw.shuffle(rows)
     return pl.DataFrame(rows, schema=["user", "item", "time", "place"], orient="row")
 
 
@@ -39,7 +45,7 @@ PROTOCOL = Protocol(
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
-    write_rows(read_log(behaviours(), "log", 10), PROTOCOL, folder)
+    write_rows(read_log(behaviours(), Path("log"), 10), PROTOCOL, folder)
     return {stage: pl.read_parquet(folder / f"{stage}.parquet") for stage in STAGES}
 
 
@@ -121,7 +127,9 @@ def test_negatives_are_drawn_by_frequency_before_validation():
     # Items 1, 2 and 3 occur 60, 30 and 10 times before the last two behaviours; 4 only there.
     items = [1] * 60 + [2] * 30 + [3] * 10
     random.Random(1).shuffle(items)
-    log = read_log(pl.DataFrame({"user": 5, "item": [*items, 4, 4], "time": range(102)}), "log", 10)
+    log = read_log(
+        pl.DataFrame({"user": 5, "item": [*items, 4, 4], "time": range(102)}), Path("log"), 10
+    )
     draws = Negatives(log, unmet=False, seed=3)
     nothing = np.full(20_000, 9)
     found = collections.Counter(draws.draw(np.zeros(20_000, dtype=np.int64), nothing).tolist())
@@ -137,14 +145,14 @@ def test_negatives_are_drawn_by_frequency_before_validation():
 
 def test_nothing_left_to_draw_is_said():
     frame = pl.DataFrame({"user": [1] * 12, "item": [1, 2] * 6, "time": range(12)})
-    log = read_log(frame, "log", 10)
+    log = read_log(frame, Path("log"), 10)
     with pytest.raises(RecembError, match=r"negatives were not found .* met nearly all items"):
         Negatives(log, unmet=True, seed=0).draw(np.zeros(3, dtype=np.int64), np.zeros(3))
 
 
 def test_rows_do_not_depend_on_chunks(tmp_path, monkeypatch, written):
     monkeypatch.setattr("data.long_histories.CHUNK_IDS", 50)
-    write_rows(read_log(behaviours(), "log", 10), PROTOCOL, tmp_path)
+    write_rows(read_log(behaviours(), Path("log"), 10), PROTOCOL, tmp_path)
     for stage in STAGES:
         positive = pl.col("label") == 1
         found = pl.read_parquet(tmp_path / f"{stage}.parquet").filter(positive)
@@ -153,11 +161,11 @@ def test_rows_do_not_depend_on_chunks(tmp_path, monkeypatch, written):
 
 def test_a_log_without_long_users_is_refused():
     with pytest.raises(RecembError, match=r"shop: no user has 31 behaviours, the most is 30"):
-        read_log(behaviours(), "shop", 31)
+        read_log(behaviours(), Path("shop"), 31)
 
 
 def test_settings_out_of_range_are_refused(tmp_path):
     with pytest.raises(RecembError, match="protocol: negatives must be at least 1, got 0"):
         Protocol(negatives=0).check()
     with pytest.raises(RecembError, match="no user has a training target at place 90 or later"):
-        write_rows(read_log(behaviours(), "log", 10), Protocol(first_target=90), tmp_path)
+        write_rows(read_log(behaviours(), Path("log"), 10), Protocol(first_target=90), tmp_path)

@@ -10,6 +10,7 @@ import torch
 from data.beauty import Beauty
 from data.columns import AttributeFile, ListColumn
 from data.diginetica import Diginetica
+from data.events import EventColumns
 from data.files import TableFile
 from data.movielens_sequences import MovieLensSequences
 from data.sequences import (
@@ -24,12 +25,13 @@ from models.session import columns_of
 from recemb.errors import RecembError
 from recemb.hashing import hash_string
 from recemb.jagged import Jagged
+from tests.data.ties import tie
 
 EVENTS = [
     ("ann", "hat", 3), ("bob", "cap", 1), ("ann", "cap", 1), ("ann", "tie", 2), ("bob", "hat", 9),
     ("bob", "tie", 5), ("cem", "hat", 4), ("cem", "tie", 4), ("dan", "bow", 7), ("bob", "bag", 11),
 ]  # fmt: skip
-"""User, item, time: ann cap tie hat; bob cap tie hat bag; cem hat tie (by the file); dan bow."""
+"""User, item, time: ann cap tie hat; bob cap tie hat bag; cem hat tie (by a hash); dan bow."""
 
 
 @pytest.fixture
@@ -75,8 +77,10 @@ def test_the_last_sequences_by_time_are_validation_and_test():
 
 
 def test_sequences_are_in_the_order_of_their_last_event(events):
-    found = read_sequences(TableFile(events), "who", "what", "when")
-    # By last event: ann 3, cem 4, dan 7, bob 11; cem's two are in the order of the file.
+    columns = EventColumns({"sequence": "who", "item": "what"}, "when", None)
+    found = read_sequences(TableFile(events), columns)
+    # By last event: ann 3, cem 4, dan 7, bob 11; cem's two by a hash.
+    assert tie("cem", "hat") < tie("cem", "tie")
     assert found["sequence"].to_list() == ["ann", "cem", "dan", "bob"]
     assert found["items"].to_list() == [
         ["cap", "tie", "hat"], ["hat", "tie"], ["bow"], ["cap", "tie", "hat", "bag"],
@@ -138,7 +142,7 @@ def test_sessions_of_a_file_have_all_that_happened(events, tmp_path):
     digits.write_csv(tmp_path / "digits.csv")
     assert data.sessions(tmp_path / "digits.csv")[2].values.tolist() == [known.num_known]
     digits.write_parquet(tmp_path / "digits.parquet")
-    with pytest.raises(RecembError, match="column 'what': items must be strings as in training"):
+    with pytest.raises(RecembError, match="column 'what': ids must be strings as in training"):
         data.sessions(tmp_path / "digits.parquet")
 
 
