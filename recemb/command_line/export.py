@@ -73,6 +73,7 @@ def run(arguments: list[str]) -> None:
         "checkpoint": str(options.checkpoint),
         "program": str(output),
         "vocabulary": str(vocabulary),
+        "without_names": without_names(schema),
         "checksum": found["checksum"],
         **quantized,
         "parity": found["parity"],
@@ -84,7 +85,7 @@ def run(arguments: list[str]) -> None:
     }
     write_results(results, folder, options.json)
     print(summary(results))
-    for name in without_names(schema):
+    for name in results["without_names"]:
         print(
             f"{name}: its strings were not kept (raw, or keep_strings: false), so its ids stay "
             f"hashes and are not in {vocabulary.name}"

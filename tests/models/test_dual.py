@@ -313,10 +313,10 @@ def test_what_goes_together_and_what_is_alike_are_told_apart(config: Path, tmp_p
     asked = ["recommend", checkpoint, "--count", "5", "--run"]
     assert main([*asked, str(tmp_path / "goes"), "--complements_of", "3", "119"]) == 0
     rows = pl.read_parquet(tmp_path / "goes/recommendations.parquet")
-    assert rows["query"].to_list() == ["3"] * 5 + ["119"] * 5
+    assert rows["query"].to_list() == [3] * 5 + [119] * 5
     assert rows["item"].to_list() == items[:, :5].flatten().tolist()
     # An item without a pair of its own: the other half of its group, by synthetic pairs.
-    of_last = rows.filter(pl.col("query") == "119")["item"].to_list()
+    of_last = rows.filter(pl.col("query") == 119)["item"].to_list()
     assert {(item % 6, item // 6 % 2) for item in of_last} == {(119 % 6, 1 - 119 // 6 % 2)}
     assert main([*asked, str(tmp_path / "like"), "--substitutes_of", "3"]) == 0
     like = pl.read_parquet(tmp_path / "like/recommendations.parquet")["item"].to_list()

@@ -335,7 +335,7 @@ def test_tastes_are_found_and_the_best_epoch_is_kept(config: Path, tmp_path: Pat
     rows = pl.read_parquet(tmp_path / "all/recommendations.parquet")
     program = torch.jit.load(tmp_path / "exported/model.pt")
     items, _, _ = program({"user": torch.tensor([3, 70, 999])})
-    assert rows["user"].to_list() == [name for name in ("3", "70", "999") for _ in range(5)]
+    assert rows["user"].to_list() == [user for user in (3, 70, 999) for _ in range(5)]
     assert rows["item"].to_list() == items[:, :5].flatten().tolist()
     pytest.importorskip("faiss")
     index = ["index", checkpoint, "--kind", "hnsw", "--output", str(tmp_path / "index")]
