@@ -35,7 +35,9 @@ def halved(folder: Path) -> tuple[Path, Path]:
     half = folder / "half"
     half.mkdir(parents=True, exist_ok=True)
     for stage in STAGES:
-        rows = pl.read_parquet(whole / f"{stage}.parquet").filter(pl.col("user") % 2 == 0)
+        rows = pl.read_parquet(whole / f"{stage}.parquet", glob=False).filter(
+            pl.col("user") % 2 == 0
+        )
         rows.write_parquet(half / f"{stage}.parquet")
     return half, whole
 

@@ -109,7 +109,9 @@ def configure(
     dataset = dataset_configuration(layout)
     if rows is not None:
         sample = layout / f"train-{rows}.parquet"
-        pl.read_parquet(layout / "train.parquet").sample(rows, seed=0).write_parquet(sample)
+        pl.read_parquet(layout / "train.parquet", glob=False).sample(rows, seed=0).write_parquet(
+            sample
+        )
         dataset["train_data"] = str(sample)
     folder = work / "config" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +160,7 @@ def train_and_test(parameters: dict[str, Any]) -> dict[str, Any]:
     ]
     return {
         "probability_N": model.predict(test),
-        "label_N": pl.read_parquet(parameters["test_data"])["label"].to_numpy(),
+        "label_N": pl.read_parquet(parameters["test_data"], glob=False)["label"].to_numpy(),
         "item_vector_size": model.item_info_dim,
         "num_parameters": sum(weights.numel() for weights in model.parameters()),
         "validation_aucs": validation_aucs,

@@ -40,9 +40,9 @@ def write_layout(prepared: Path, folder: Path) -> None:
     if (folder / COLUMNS).is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    movies, item_columns = item_corpus(pl.read_parquet(prepared / "movies.parquet"))
+    movies, item_columns = item_corpus(pl.read_parquet(prepared / "movies.parquet", glob=False))
     rows = pl.concat(
-        pl.read_parquet(prepared / f"{part}.parquet").with_columns(part=pl.lit(name))
+        pl.read_parquet(prepared / f"{part}.parquet", glob=False).with_columns(part=pl.lit(name))
         for part, name in PARTS.items()
     )
     # The parts follow each other in time within a user, so this order is the user's order.

@@ -119,7 +119,7 @@ def lay_out() -> Path:
     import polars as pl
 
     source = Path(os.environ["RECEMB_DATA"]).expanduser()
-    lists = pl.read_parquet(source / "beauty" / "Beauty.parquet").select("items")
+    lists = pl.read_parquet(source / "beauty" / "Beauty.parquet", glob=False).select("items")
     actions = lists.with_row_index("user").explode("items")
     frames = {
         "beauty": actions.select(
@@ -127,7 +127,7 @@ def lay_out() -> Path:
             pl.col("items").alias("item_id:token"),
             pl.int_range(pl.len()).over("user").cast(pl.Float64).alias("timestamp:float"),
         ),
-        "gowalla": pl.read_parquet(source / "gowalla" / "train.parquet").select(
+        "gowalla": pl.read_parquet(source / "gowalla" / "train.parquet", glob=False).select(
             pl.col("user").alias("user_id:token"), pl.col("item").alias("item_id:token")
         ),
     }
