@@ -153,6 +153,8 @@ class Columns:
                 raise RecembError(
                     f"{where}: columns of one numbering must be of one type, got {types}"
                 )
+            if isinstance(column, ListColumn) and not column.separator:
+                raise RecembError(f"{where}: separator must not be empty, got ''")
             length = column.max_length if isinstance(column, ListColumn) else None
             if length is not None and length < 1:
                 raise RecembError(f"{where}: max_length must be at least 1, got {length}")

@@ -103,12 +103,13 @@ def of_kind(values: pl.Series, kind: IdKind | None) -> pl.Series:
         return values.cast(pl.String)
     text = values.cast(pl.String)
     found = text.cast(pl.Int64, strict=False)
+    wrong = found.is_null() & text.is_not_null()
     if kind.is_declared:
-        refuse_where(
-            found.is_null() & text.is_not_null(), text, "ids must be integers, as declared"
-        )
+        refuse_where(wrong, text, "ids must be integers, as declared")
     else:
-        wrong = found.cast(pl.String).ne_missing(text)
+        # 007, +7 and -0 are integers that are written otherwise.
+        starts = text.str.starts_with
+        wrong |= (starts("0") & (text != "0")) | starts("+") | starts("-0")
         advice = "declare type: string if the data set has such ids"
         refuse_where(wrong, text, "ids must be integers as in training", advice)
     return found
@@ -125,7 +126,8 @@ def split_text(lists: pl.Series, separator: str) -> pl.Series:
     split = pl.select(
         pl.when(filled == "").then(pl.lit([], dtype=pl.List(pl.String))).otherwise(split)
     ).to_series()
-    has_nothing = (split.list.len() > 0) & split.list.contains("")
+    twice = filled.str.contains(separator * 2, literal=True)
+    has_nothing = twice | filled.str.starts_with(separator) | filled.str.ends_with(separator)
     rule = f"a list must have an id before and after each {separator!r}"
     refuse_where(has_nothing, lists, rule)
     return split
@@ -165,7 +167,9 @@ def _as_numbers(values: pl.Series, what: str, from_text: bool) -> pl.Series:
         ValueAtError: If it holds no numbers, or at the first cell that is none.
     """
     if from_text and values.dtype == pl.String:
-        found = values.to_frame("text").select(number(pl.col("text"))).to_series()
+        found = values.cast(pl.Float64, strict=False)
+        if found.null_count() > values.null_count():
+            found = values.to_frame("text").select(number(pl.col("text"))).to_series()
         refuse_where(found.is_null() & values.is_not_null(), values, f"{what}s must be numbers")
         return found
     if not (values.dtype.is_numeric() or values.dtype == pl.Boolean):

@@ -224,6 +224,9 @@ DECLARATIONS = {
     "column 'a': max_length must be at least 1, got 0": Columns(
         label="y", lists={"a": ListColumn(max_length=0)}
     ),
+    "column 'a': separator must not be empty, got ''": Columns(
+        label="y", lists={"a": ListColumn(separator="")}
+    ),
     "column 'a': min_count must be at least 1, got 0": Columns(
         label="y", categorical={"a": IdColumn(min_count=0)}
     ),
