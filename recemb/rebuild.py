@@ -1,5 +1,6 @@
 """Rebuild: a checkpoint's model, and its data, from the checkpoint alone."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -65,7 +66,9 @@ def rebuild_data(
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--data", type=LightningDataModule, required=True)
     with imports_only_from(path, allow):
-        data: Any = parser.instantiate(parser.parse_object({"data": settings})).data
+        # A copy: the parser writes into what it is given.
+        parsed = parser.parse_object({"data": copy.deepcopy(settings)})
+        data: Any = parser.instantiate(parsed).data
     data.schema = checkpoint_schema(checkpoint)
     module: LightningDataModule = data
     return module
@@ -79,7 +82,8 @@ def written_model(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) ->
         settings: The section as a user may write it.
     """
     parser = _model_parser(checkpoint_schema(checkpoint))
-    text = parser.dump(parser.parse_object({"model": dict(settings)}), skip_none=False)
+    parsed = parser.parse_object({"model": copy.deepcopy(dict(settings))})
+    text = parser.dump(parsed, skip_none=False)
     model: dict[str, Any] = yaml.safe_load(text)["model"]
     return model
 

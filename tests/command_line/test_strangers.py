@@ -140,6 +140,13 @@ def test_every_verb_refuses_a_class_from_elsewhere(
     assert not imported()
 
 
+def test_rebuilding_leaves_the_configuration_as_it_is(checkpoint):
+    settings = checkpoint_config(checkpoint)["data"]
+    before = copy.deepcopy(settings)
+    rebuild_data(Path("own.ckpt"), checkpoint, settings)
+    assert settings == before
+
+
 def test_a_package_that_is_allowed_is_imported(checkpoint, imported):
     theirs = strange(checkpoint, "model.class_path", NAME)
     with pytest.raises(RecembError, match="pass --allow stranger if you trust it"):
