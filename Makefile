@@ -5,7 +5,7 @@ RUN := runs/quickstart
 # An NVIDIA driver decides; DEVICE=cpu or DEVICE=cuda overrides.
 DEVICE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 
-.PHONY: run test check install clean
+.PHONY: run test fuzz check install clean
 
 run: .venv/installed
 	rm -rf $(RUN)
@@ -15,6 +15,9 @@ run: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --durations 15
+
+fuzz: .venv/installed
+	$(BIN)/python -m tests.fuzz.run
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
