@@ -123,6 +123,29 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_place(path: Path, *, is_folder: bool) -> None:
+    """Refuse a place for a result before the work for it begins.
+
+    Args:
+        path: Of a file or folder that may not be there yet, nor the folders above it.
+        is_folder: Which of both it is to be.
+
+    Raises:
+        RecembError: If there is a folder in the place of a file or the other way round, a file
+            where a folder must be, or nothing may be written there.
+    """
+    if path.exists() and path.is_dir() != is_folder:
+        wanted, got = ("folder", "file") if is_folder else ("file", "folder")
+        raise RecembError(f"{path}: must be a {wanted}, got a {got}; name another place")
+    above = path if is_folder else path.parent
+    while not os.path.lexists(above) and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise RecembError(f"{path}: {above} is no folder, got a file there; name another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise RecembError(f"{path}: nothing may be written in {above}; name another place")
+
+
 def _is_about(error: OSError, path: Path) -> bool:
     """Return whether an error is about writing a path; one that names no file is."""
     if not isinstance(error.filename, str | Path):

@@ -1,10 +1,12 @@
 """Choose the verb, and turn a user's mistake into one line and exit code 2."""
 
+import itertools
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 import jsonargparse
@@ -13,6 +15,7 @@ from recemb import processes
 from recemb.command_line.import_path import add_clone
 from recemb.command_line.mistakes import mistake_in
 from recemb.command_line.notices import quiet
+from recemb.files import check_place
 from recemb.memory import keep_freed_memory
 
 
@@ -64,6 +67,15 @@ USAGE = "\n".join(
 )
 
 
+def _check_places(verb: str, arguments: Sequence[str]) -> None:
+    """Refuse places for results where none can be, before a verb works for them."""
+    words = [part for word in arguments for part in word.split("=", 1)]
+    for option, value in itertools.pairwise(words):
+        if option in ("--json", "--output", "--run"):
+            is_folder = option == "--run" or (option == "--output" and verb == "index")
+            check_place(Path(value), is_folder=is_folder)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code: 0, or 2 after a user's mistake."""
     verb, *rest = sys.argv[1:] if arguments is None else arguments or [""]
@@ -77,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = import_module(f"recemb.command_line.{VERBS[verb].module}")
         if verb not in WITHOUT_TRAINER:
             quiet()
+        _check_places(verb, rest)
         module.run(*([verb] if VERBS[verb].module == TRAIN else []), rest)
         # Here, where a full disk is said on a line; at the exit nobody would hear of it.
         sys.stdout.flush()
