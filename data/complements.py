@@ -285,7 +285,7 @@ def id_columns(data: Complements, files: dict[str, TableFile]) -> list[IdsOfFile
         file, one = files["relations"], data.relations
         found.append(IdsOfFile(file, one.item, IdColumn()))
         lists = [name for name in (one.complements, one.substitutes) if name is not None]
-        found += [IdsOfFile(file, name, ListColumn()) for name in lists]
+        found += [IdsOfFile(file, name, ListColumn(separator=one.separator)) for name in lists]
     if data.synthetic is not None and data.synthetic.vectors is not None:
         found.append(IdsOfFile(files["vectors"], data.synthetic.vectors.item, IdColumn()))
     return found

@@ -23,7 +23,7 @@ from data.events import (
     say_ties,
 )
 from data.files import TableFile, exactly
-from data.values import IdKind
+from data.values import IdKind, ValueAtError, split_text
 from recemb.errors import RecembError
 
 ROW = "number of the row"
@@ -72,13 +72,15 @@ class Relations:
     """A file with one row per item: what else was bought, and what was looked at instead."""
 
     path: str
-    """Parquet file, in the current folder or under ``$RECEMB_DATA``."""
+    """Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``."""
     item: str = "item"
     """Column of item ids."""
     complements: str = "complements"
     """Column of lists of items."""
     substitutes: str | None = None
     """Column of lists of items; None: there are none, and nothing is measured of them."""
+    separator: str = "|"
+    """In CSV files, what separates the values of a list."""
 
 
 def related(file: TableFile, relations: Relations, column: str, text: bool) -> pl.DataFrame:
@@ -93,10 +95,18 @@ def related(file: TableFile, relations: Relations, column: str, text: bool) -> p
     names = [relations.item, column]
     file.require(names)
     rows = pl.concat([file.read(group, names) for group in range(len(file.group_sizes))])
-    dtype = rows[column].dtype
-    if not isinstance(dtype, pl.List):
-        raise RecembError(f"{file.path}: column {column!r}: values must be lists, got type {dtype}")
-    pairs = pl.DataFrame({"item": rows[relations.item], "context": rows[column]})
+    lists = rows[column]
+    if file.is_text:
+        try:
+            lists = split_text(lists.cast(pl.String), relations.separator)
+        except ValueAtError as error:
+            place = f", {file.place(error.place)}" if error.place is not None else ""
+            raise RecembError(f"{file.path}: column {column!r}{place}: {error.rule}") from None
+    if not isinstance(lists.dtype, pl.List):
+        raise RecembError(
+            f"{file.path}: column {column!r}: values must be lists, got type {lists.dtype}"
+        )
+    pairs = pl.DataFrame({"item": rows[relations.item], "context": lists})
     pairs = pairs.with_row_index("row").explode("context").drop_nulls()
     row_N, kind = pairs["row"], IdKind(text, from_text=file.is_text)
     return pl.DataFrame(
@@ -107,6 +117,12 @@ def related(file: TableFile, relations: Relations, column: str, text: bool) -> p
             for side, name in zip(("item", "context"), names, strict=True)
         }
     )
+
+
+def values_of(file: TableFile, column: str, separator: str) -> pl.Expr:
+    """Return a column of values, or of lists of values: of a text file always lists, of strings."""
+    value = exactly(column)
+    return value.cast(pl.String).str.split(separator) if file.is_text else value
 
 
 def items_in(file: TableFile, column: str, text: bool) -> pl.DataFrame:

@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional as F
 
 from data.files import TableFile
-from data.pair_sources import Baskets, Relations
+from data.pair_sources import Baskets, Relations, values_of
 from recemb.errors import RecembError
 
 MAX_ITEMS = 1000
@@ -36,11 +36,13 @@ class Vectors:
     """A file of items' vectors."""
 
     path: str
-    """Parquet file, in the current folder or under ``$RECEMB_DATA``."""
+    """Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``."""
     item: str = "item"
     """Column of item ids."""
     vector: str = "vector"
     """Column of lists of numbers, all of one length."""
+    separator: str = "|"
+    """In CSV files, what separates the numbers of a list."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,8 +138,9 @@ def tokens_of(
             raise RecembError("synthetic: columns are of the file of relations; give the section")
         file = files["relations"]
         file.require([relations.item, name])
-        rows = file.scan().select(item=pl.col(relations.item), token=pl.col(name))
-        if isinstance(file.scan().collect_schema()[name], pl.List):
+        token = values_of(file, name, relations.separator)
+        rows = file.scan().select(item=pl.col(relations.item), token=token)
+        if isinstance(rows.collect_schema()["token"], pl.List):
             rows = rows.explode("token")
         parts.append((file, f"{name}=", rows))
     if settings.baskets and baskets is not None:
@@ -204,8 +207,12 @@ def similar_by_vectors(
     given, kind = settings.vectors, without["item"].dtype
     assert given is not None
     file.require([given.item, given.vector])
+    vector = values_of(file, given.vector, given.separator)
+    if file.is_text:
+        # What is no number becomes null, and is refused as what is not finite.
+        vector = vector.cast(pl.List(pl.Float32), strict=False)
     rows = file.collect(
-        file.scan().select(item=pl.col(given.item).cast(kind), vector=pl.col(given.vector))
+        file.scan().select(item=pl.col(given.item).cast(kind), vector=vector)
     ).unique("item", keep="first", maintain_order=True)
     lengths = rows["vector"].list.len()
     if lengths.null_count() or lengths.n_unique() != 1:

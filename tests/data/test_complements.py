@@ -113,6 +113,42 @@ def test_what_is_no_id_in_a_list_is_refused(tmp_path: Path, lists: list, rule: s
         Complements(relations=Relations(path=str(path))).prepare_data()
 
 
+def as_csv(path: Path, separator: str) -> Path:
+    """The same table as text, lists joined."""
+    frame = pl.read_parquet(path)
+    lists = [name for name in frame.columns if isinstance(frame[name].dtype, pl.List)]
+    texts = [pl.col(name).cast(pl.List(pl.String)).list.join(separator) for name in lists]
+    frame.with_columns(texts).write_csv(path.with_suffix(".csv"))
+    return path.with_suffix(".csv")
+
+
+@pytest.mark.parametrize("separator", ["|", ";"])
+def test_relations_and_vectors_are_read_from_csv_too(
+    items: Path, tmp_path: Path, separator: str
+) -> None:
+    frame = pl.DataFrame({"item": range(60), "vector": [[n / 60, 1.0] for n in range(60)]})
+    frame.write_parquet(tmp_path / "vectors.parquet")
+    lonely = {"item": [*range(60), 60], "goes": [*pl.read_parquet(items)["goes"].to_list(), []]}
+    pl.DataFrame(lonely).write_parquet(tmp_path / "lonely.parquet")
+    also = pl.DataFrame({"item": [60], "vector": [[1.0, 1.0]]})
+    pl.concat([frame, also]).write_parquet(tmp_path / "vectors.parquet")
+    found = []
+    for relations, vectors in (
+        (tmp_path / "lonely.parquet", tmp_path / "vectors.parquet"),
+        (
+            as_csv(tmp_path / "lonely.parquet", separator),
+            as_csv(tmp_path / "vectors.parquet", separator),
+        ),
+    ):
+        data = Complements(
+            relations=Relations(path=str(relations), complements="goes", separator=separator),
+            synthetic=Synthetic(vectors=Vectors(path=str(vectors), separator=separator)),
+        )
+        found.append([pairs_in(data, stage) for stage in ("train", "validation", "test")])
+    assert found[0] == found[1]
+    assert any(item == 60 for item, _ in found[0][0])
+
+
 @pytest.fixture
 def items(tmp_path: Path) -> Path:
     """Sixty items in a ring, related to the next three; some relations are stored both ways."""
