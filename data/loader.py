@@ -10,19 +10,29 @@ indexing release Python's lock.
 """
 
 import atexit
+import functools
 import math
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
+import xxhash
 from tqdm import tqdm
 
 from data.batch import Batch, batch_of
 from data.chunk import Chunk, concatenate
 from data.encode import Encoder
 from data.files import PROGRESS_ROWS, TableFile
+from recemb.checksums import checksum
 from recemb.errors import RecembError
+
+WHOLE_BYTES = 2**30
+"""Of files up to this size every byte is part of what a resumed training compares."""
+END_BYTES = 2**22
+"""Of larger ones so much of both ends: the last bytes of parquet tell its rows and their range."""
 
 
 class Loader:
@@ -109,6 +119,21 @@ class Loader:
         """Let the next iteration of that epoch start after the delivered batches."""
         self._resume_at = (state["epoch"], state["batches"])
 
+    @functools.cached_property
+    def order(self) -> dict[str, int | str]:
+        """All that the order of the rows follows from, by what users know it as.
+
+        A state of another order does not say which rows are left.
+        """
+        num_rows = sum(self.group_sizes)
+        return {
+            "data.init_args.batch_size": self.batch_size,
+            "data.init_args.seed (seed_everything)": self.seed,
+            "data.init_args.shuffle_rows": min(self.shuffle_rows, num_rows),
+            "the number of training rows": num_rows,
+            "the checksum of the training file": content_of(self.file.path),
+        }
+
     def __iter__(self) -> Iterator[Batch]:
         # The body runs at the first next(), after the trainer has set the epoch.
         start = 0
@@ -186,6 +211,17 @@ class Loader:
             self._cache[group] = chunk
             self._cached_bytes += chunk.num_bytes
         return chunk
+
+
+def content_of(path: Path) -> str:
+    """Return a checksum of a file; of a large one, of its size and its two ends."""
+    size = path.stat().st_size
+    if size <= WHOLE_BYTES:
+        return checksum(path)
+    with path.open("rb") as file:
+        first = file.read(END_BYTES)
+        file.seek(-END_BYTES, os.SEEK_END)
+        return xxhash.xxh3_128(first + file.read() + str(size).encode()).hexdigest()
 
 
 def hash_of(seed: int, epoch: int) -> int:

@@ -76,7 +76,7 @@ class Tabular(LightningDataModule):
         attributes: AttributeFile | None = None,
         train: str = "train.parquet",
         validation: str | None = "validation.parquet",
-        test: str = "test.parquet",
+        test: str | None = "test.parquet",
         label_type: LabelType = "click",
         known_from: tuple[Stage, ...] = ("train",),
         batch_size: int = 1024,
@@ -94,8 +94,9 @@ class Tabular(LightningDataModule):
                 f"data: known_from must be 'train' and any of 'validation' and 'test', got "
                 f"{list(known_from)}"
             )
-        if validation is None and "validation" in known_from:
-            raise RecembError("data: known_from names 'validation', of which there is no file")
+        for stage, path in (("validation", validation), ("test", test)):
+            if path is None and stage in known_from:
+                raise RecembError(f"data: known_from names {stage!r}, of which there is no file")
         self.known_from = known_from
         self.folder = Path(folder)
         self.columns = Columns(
@@ -151,6 +152,11 @@ class Tabular(LightningDataModule):
         """Whether epochs can be compared: by a file, or by training rows that are held out."""
         return "validation" in self.paths or self.held_out > 0
 
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test file; not while training rows are held out."""
+        return "test" in self.paths and not self.held_out
+
     def hold_out(self, share: float) -> None:
         """Validate on a share of the training rows, and train on the others.
 
@@ -188,6 +194,8 @@ class Tabular(LightningDataModule):
         """
         if stage == "validation" and not self.has_validation:
             raise RecembError("data: there is no validation; all of its rows are for training")
+        if stage == "test" and "test" not in self.paths:
+            raise RecembError("data: there is no test file; name one in data.init_args.test")
         if stage not in self._loaders:
             source, chosen = self._source(stage)
             file = self.file(source)
@@ -219,6 +227,14 @@ class Tabular(LightningDataModule):
             if name not in self.answers or (one.column or name) in file.names
         }
         return replace(self.columns, categorical=kept)
+
+    @property
+    def training_order(self) -> dict[str, int | str]:
+        """What the order of the training rows follows from; see :attr:`data.loader.Loader.order`.
+
+        A training is resumed with the same alone.
+        """
+        return self.loader("train").order
 
     def training_ids(self, column: str) -> tuple[Tensor, Tensor]:
         """Return the distinct raw ids of a column in the training file, and their counts."""

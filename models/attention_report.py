@@ -39,6 +39,7 @@ from recemb.errors import RecembError
 from recemb.files import whole_file
 from recemb.rebuild import rebuild_data, rebuild_model
 from recemb.search.plots import pyplot
+from recemb.stages import has_stage
 
 CLUSTERS = (2, 4, 8, 16, 32, 64, 128)
 SHOWN = 12
@@ -156,7 +157,8 @@ def analyse(
 
 def _held_out(data: Any) -> Iterator[Batch]:
     yield from data.val_dataloader()
-    yield from data.test_dataloader()
+    if has_stage(data, "test"):
+        yield from data.test_dataloader()
 
 
 def _first(batches: Any, count: int) -> Iterator[Batch]:

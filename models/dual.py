@@ -141,8 +141,8 @@ class Dual(PairRanking):
     def _log_ranking(self, stage: str) -> None:
         item_P, context_P, is_complement_P = self.gathered_pairs()
         in_VD, out_VD = self.all_vectors()
-        for name, value in self.compare(in_VD, out_VD, item_P, context_P, is_complement_P).items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == self.monitor.metric)
+        values = self.compare(in_VD, out_VD, item_P, context_P, is_complement_P)
+        self.log_metrics(stage, values, self.monitor.metric)
 
     def compare(
         self,
@@ -185,5 +185,5 @@ class Dual(PairRanking):
         for name in metric_names(self.evaluation.cutoffs):
             # Where there are no substitutes, or no complements, the other is all that is asked for.
             own = [found[key] for key in (name, f"substitutes_in_in/{name}") if key in found]
-            found[f"both/{name}"] = sum(own) / len(own)
+            found |= {f"both/{name}": sum(own) / len(own)} if own else {}
         return found

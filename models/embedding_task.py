@@ -13,6 +13,7 @@ from torch import nn
 
 from data.batch import Batch
 from recemb import processes
+from recemb.divergence import not_finite
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.features import Feature
@@ -21,6 +22,9 @@ from recemb.rows.choice import new_store
 from recemb.rows.optimizers import Adam, RowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig
+
+STAGES = {"val": "validation", "test": "the test"}
+"""What the stages of metrics are called in words."""
 
 
 class EmbeddingTask(LightningModule):
@@ -39,6 +43,7 @@ class EmbeddingTask(LightningModule):
     Attributes:
         embeddings: Tables, features and the rows store.
         monitor: The metric by which the best checkpoint is chosen.
+        undefined: Why metrics that were measured last have no value, by name.
     """
 
     monitor: Monitor = AUC
@@ -59,6 +64,7 @@ class EmbeddingTask(LightningModule):
         self.schema = schema
         self.learning_rate = learning_rate
         self.started_epoch: int | None = None
+        self.undefined: dict[str, str] = {}
         self.embeddings = Embeddings(
             tables, features, lambda physical: new_store(physical, optimizer)
         )
@@ -67,6 +73,37 @@ class EmbeddingTask(LightningModule):
         """Return whether loggers get this step's loss: a message for each would cost too much."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return (self.global_step + 1) % every == 0
+
+    def log_metric(
+        self, name: str, value: float, undefined: str | None = None, prog_bar: bool = True
+    ) -> None:
+        """Log a metric of a stage, or keep why there is none.
+
+        Args:
+            name: With its stage.
+            value: Of all processes together.
+            undefined: Why there is none.
+            prog_bar: Whether the progress bar shows it.
+        """
+        self.undefined.pop(name, None)
+        if undefined is not None:
+            self.undefined[name] = undefined
+            return
+        # It is of all processes by now; to say so keeps the trainer from a warning.
+        self.log(name, value, prog_bar=prog_bar, sync_dist=processes.world_size() > 1)
+
+    def check_finite(self, where: str, num_bad: int, count: int, what: str = "predictions") -> None:
+        """Raise a :class:`RecembError` if some of what was predicted is NaN or infinite.
+
+        Args:
+            where: Of what, such as a stage.
+            num_bad: How many are not finite; the same in all processes.
+            count: Of how many.
+            what: What is counted.
+        """
+        if num_bad:
+            said = f"{num_bad:,} of {count:,} {what} of {where} are not finite numbers"
+            raise not_finite(self, said)
 
     def is_final(self) -> bool:
         """Return whether training has reached the form that is served: the best is kept then."""

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
-from torchmetrics.classification import BinaryAUROC
 
+from models.sample_metrics import Auc, Mean
 from recemb.monitor import AUC, Monitor
 
 
@@ -38,7 +37,7 @@ class Objective(ABC):
 
     @abstractmethod
     def measure(self, metrics: Any, score_B: Tensor, label_B: Tensor) -> None:
-        """Let metrics count samples."""
+        """Let metrics count samples, in double precision."""
 
 
 class Clicks(Objective):
@@ -58,12 +57,13 @@ class Clicks(Objective):
 
     def metrics(self) -> nn.ModuleDict:
         """Return AUC and log loss."""
-        return nn.ModuleDict({"auc": BinaryAUROC(), "logloss": MeanMetric()})
+        return nn.ModuleDict({"auc": Auc(), "logloss": Mean()})
 
     def measure(self, metrics: Any, score_B: Tensor, label_B: Tensor) -> None:
         """Let both count."""
-        metrics["auc"].update(self.prediction(score_B), label_B.long())
-        metrics["logloss"].update(self.losses(score_B, label_B))
+        # By logits: probabilities near 0 and 1 are rounded to equal ones.
+        metrics["auc"].update(score_B, label_B)
+        metrics["logloss"].update(self.losses(score_B.double(), label_B.double()))
 
 
 class Ratings(Objective):
@@ -83,9 +83,10 @@ class Ratings(Objective):
 
     def metrics(self) -> nn.ModuleDict:
         """Return the mean squared and the mean absolute error."""
-        return nn.ModuleDict({"mse": MeanMetric(), "mae": MeanMetric()})
+        return nn.ModuleDict({"mse": Mean(), "mae": Mean()})
 
     def measure(self, metrics: Any, score_B: Tensor, label_B: Tensor) -> None:
         """Let both count."""
+        score_B, label_B = score_B.double(), label_B.double()
         metrics["mse"].update(self.losses(score_B, label_B))
         metrics["mae"].update((score_B - label_B).abs())

@@ -23,7 +23,7 @@ from models.catalogue_ranking import (
     metric_names,
     set_metrics,
 )
-from models.embedding_task import EmbeddingTask
+from models.embedding_task import STAGES, EmbeddingTask
 from models.feature_task import common_dim
 from recemb import collectives, processes
 from recemb.errors import RecembError
@@ -134,6 +134,7 @@ class PairRanking(EmbeddingTask):
         self.register_buffer("bucket_ends", edges.round().long(), persistent=False)
         self.bucket_ends: Tensor
         self._pairs: list[tuple[Tensor, ...]] = []
+        self._bad = 0, 0
 
     @classmethod
     def check_data(cls, name: str, schema: Schema, features: Mapping[str, FeatureConfig]) -> None:
@@ -231,8 +232,20 @@ class PairRanking(EmbeddingTask):
     def _log_ranking(self, stage: str) -> None:
         user_UD, item_VD = self.all_vectors()
         values = self.measure(user_UD, item_VD, *self.gathered_pairs())
+        self.log_metrics(stage, values, self.evaluation.monitor)
+
+    def log_metrics(self, stage: str, values: Mapping[str, float], monitor: str) -> None:
+        """Log metrics; where the one that epochs are compared by is missing, keep why.
+
+        Raises:
+            RecembError: If one was made of scores that are NaN or infinite.
+        """
+        bad, self._bad = self._bad, (0, 0)
+        self.check_finite(STAGES[stage], *bad, "rankings")
         for name, value in values.items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == self.evaluation.monitor)
+            self.log_metric(f"{stage}/{name}", value, prog_bar=name == monitor)
+        if monitor not in values:
+            self.log_metric(f"{stage}/{monitor}", torch.nan, f"{STAGES[stage]} has no pairs for it")
 
     def gathered_pairs(self) -> tuple[Tensor, ...]:
         """Return what :meth:`pairs_of` gave of all batches, of all processes."""
@@ -251,11 +264,16 @@ class PairRanking(EmbeddingTask):
     ) -> dict[str, float]:
         """Return the metrics of vectors on pairs that came, by name; all processes together.
 
+        There are none without pairs, and none by popularity without answers there.
+
         Args:
             user_UD: Vectors of all users.
             item_VD: Of all items that are ranked.
             user_P: Users of the pairs.
             item_P: Their items; one that is not known counts as an answer that is never given.
+
+        How many users have a best score that is NaN or infinite is kept: :meth:`log_metrics` ends
+        on them. Here such scores are no hits.
         """
         order_P = user_P.argsort(stable=True)
         users_A, count_A = torch.unique_consecutive(user_P[order_P], return_counts=True)
@@ -264,7 +282,7 @@ class PairRanking(EmbeddingTask):
         ends_A = count_A.cumsum(0)
         size = max(1, TILE_SCORES // min(self.num_items, TILE_ITEMS))
         num_metrics, num_buckets = 4 * len(self.evaluation.cutoffs), len(self.bucket_ends) + 1
-        sums = torch.zeros(num_metrics + 1 + 2 * num_buckets, device=self.device).double()
+        sums = torch.zeros(num_metrics + 2 + 2 * num_buckets, device=self.device).double()
         for start in range(own * size, len(users_A), world * size):
             rows = slice(start, start + size)
             first = int(ends_A[start] - count_A[start])
@@ -272,11 +290,12 @@ class PairRanking(EmbeddingTask):
             sums += self._measured(user_UD, item_VD, users_A[rows], right)
         if world > 1:
             sums = collectives.sum_over_processes(sums)
-        metrics, num_users = sums[:num_metrics], sums[num_metrics]
-        hits, answers = sums[num_metrics + 1 :].split(num_buckets)
+        metrics, num_users, num_bad = sums[:num_metrics], sums[num_metrics], sums[num_metrics + 1]
+        self._bad = self._bad[0] + int(num_bad), self._bad[1] + int(num_users)
+        hits, answers = sums[num_metrics + 2 :].split(num_buckets)
         values = torch.cat([metrics / num_users, hits / answers])
         names = [*metric_names(self.evaluation.cutoffs), *self.evaluation.buckets]
-        # A bucket without answers has no recall.
+        # A bucket without answers has no recall, and a ranking for nobody no metric.
         return {
             name: value
             for name, value in zip(names, values.tolist(), strict=True)
@@ -284,13 +303,14 @@ class PairRanking(EmbeddingTask):
         }
 
     def _measured(self, user_UD: Tensor, item_VD: Tensor, users_A: Tensor, right: Jagged) -> Tensor:
-        """Return, for some users: sums of metrics, their number, hits and answers by bucket."""
+        """Return sums over users: of metrics, users, bad scores, hits and answers by bucket."""
         count = min(max(self.evaluation.cutoffs), self.num_items)
         items_AK, scores_AK = self.recommend(user_UD[users_A], item_VD, users_A, count)
         row_A1 = torch.arange(len(users_A), device=users_A.device).unsqueeze(1)
         width = self.num_items + 1  # an item that is not known has the number V
         right_P = bag_of_each(right.lengths) * width + right.values.clamp(max=self.num_items)
-        # A score that is no number is no hit: a broken model finds nothing.
+        # Minus infinity is what is left out; NaN and infinity are larger than any, so come first.
+        is_bad_A = (scores_AK.isnan() | (scores_AK == torch.inf)).any(1)
         is_hit_AK = torch.isin(row_A1 * width + items_AK, right_P) & scores_AK.isfinite()
         metrics = set_metrics(is_hit_AK, right.lengths, self.evaluation.cutoffs).sum(0)
         num_buckets = len(self.bucket_ends) + 1
@@ -301,7 +321,8 @@ class PairRanking(EmbeddingTask):
             )
             for items in (items_AK[is_hit_AK], known_P)
         ]
-        return torch.cat([metrics, metrics.new_tensor([len(users_A)]), *by_bucket])
+        counts = metrics.new_tensor([len(users_A), int(is_bad_A.sum())])
+        return torch.cat([metrics, counts, *by_bucket])
 
     def recommend(
         self, user_BD: Tensor, item_VD: Tensor, user_B: Tensor, count: int
@@ -336,4 +357,5 @@ class PairRanking(EmbeddingTask):
         user_UD, item_VD = self._vectors
         known_B = item_B < self.num_items
         score_B = (user_UD[user_B] * item_VD[item_B.clamp(max=self.num_items - 1)]).sum(1)
+        self.check_finite("the batch", int((~score_B.isfinite()).sum()), len(score_B))
         return {"score": torch.where(known_B, score_B, -torch.inf)}

@@ -21,14 +21,16 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from lightning import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.batch import Batch
 from models.catalogue_ranking import best_items, found_items, metric_names, metrics, ranks
 from models.codebook_logits import CodebookLogits
-from models.embedding_task import EmbeddingTask
+from models.embedding_task import STAGES, EmbeddingTask
 from models.feature_task import common_dim
+from models.matmul_precision import Bf16Products
 from models.next_item_loss import next_item_loss
 from models.sampled_candidates import Candidates, all_candidates, sampled_candidates
 from models.session_features import HISTORY, ITEM, OUTPUT, resolve_item
@@ -44,8 +46,6 @@ from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
 
-MATMUL: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-"""Where torch keeps how products of fp32 matrices are made on a CPU."""
 NUM_PREDICTED = 20
 """Items that a prediction lists."""
 PART = 1 << 16
@@ -142,9 +142,9 @@ class SessionTransformer(EmbeddingTask):
             self.codebook = CodebookLogits(
                 self.num_items, self.dim, codebook.num_codes, codebook.num_probes
             )
-        self._precision = MATMUL.fp32_precision
         self._catalogue_VD: Tensor | None = None
         self._sums: list[Tensor] = []
+        self._num_bad: Tensor | int = 0
 
     # Items
 
@@ -258,15 +258,9 @@ class SessionTransformer(EmbeddingTask):
 
     # Training
 
-    def on_fit_start(self) -> None:
-        """Choose how products are made."""
-        self._precision = MATMUL.fp32_precision
-        if self.network.products == "bf16":
-            MATMUL.fp32_precision = "bf16"
-
-    def on_fit_end(self) -> None:
-        """Let products be made as they were."""
-        MATMUL.fp32_precision = self._precision
+    def configure_callbacks(self) -> list[Callback]:
+        """Choose how products are made in training."""
+        return [Bf16Products()] if self.network.products == "bf16" else []
 
     def training_step(self, batch: Batch) -> dict[str, Any]:
         """Return the loss of a batch, the mean over all positions, and how many those are."""
@@ -368,8 +362,10 @@ class SessionTransformer(EmbeddingTask):
         self._start()
 
     def _start(self) -> None:
-        self._catalogue_VD = self.item_vectors()
-        self._sums = []
+        self._catalogue_VD = item_VD = self.item_vectors()
+        self._sums, self._num_bad = [], 0
+        num_bad = int((~item_VD.isfinite()).any(1).sum())
+        self.check_finite("the catalogue", num_bad, len(item_VD), "item vectors")
 
     def validation_step(self, batch: Batch) -> None:
         """Count a validation batch."""
@@ -413,33 +409,34 @@ class SessionTransformer(EmbeddingTask):
         """Return the ranks of the items that came next among all items, from 1: (B,)."""
         if self.codebook is not None and self.is_final():
             items_BK, scores_BK = self.best(history, max(self.evaluation.cutoffs))
+            self._num_bad += (scores_BK.isnan() | (scores_BK == torch.inf)).any(1).sum()
             is_it_BK = (items_BK == item_B.unsqueeze(1)) & (scores_BK > -torch.inf)
             place_B = is_it_BK.int().argmax(1)
             return torch.where(is_it_BK.any(1), place_B + 1, self.num_items + 1)
         excluded = None
         if self.evaluation.exclude_history:
             excluded = (bag_of_each(history.lengths), history.values)
-        return ranks(self(history), self.scores, self.num_items, item_B, excluded)
+        query_BD = self(history)
+        self._num_bad += (~query_BD.isfinite()).any(1).sum()
+        return ranks(query_BD, self.scores, self.num_items, item_B, excluded)
 
     def _log(self, stage: str) -> None:
         """Log the mean of each metric over all predictions, and over those of cold items."""
         self._catalogue_VD = None
         sums = torch.stack(self._sums).sum(0)
+        bad = sums.new_zeros(1) + self._num_bad
         if processes.world_size() > 1:
-            sums = collectives.sum_over_processes(sums)
+            sums, bad = collectives.sum_over_processes(sums), collectives.sum_over_processes(bad)
+        self.check_finite(STAGES[stage], int(bad), int(sums[0, -1]))
         names = metric_names(self.evaluation.cutoffs)
         for group, own in zip(("", "cold_", "unseen_"), sums, strict=True):
             count = own[-1]
-            # They are sums over all processes by now; to say so keeps the trainer from a warning.
-            all_agree = processes.world_size() > 1
             if group:
-                self.log(f"{stage}/{group}targets", count.float(), sync_dist=all_agree)
+                self.log_metric(f"{stage}/{group}targets", float(count), prog_bar=False)
             for name, value in zip(names, own[:-1], strict=True):
                 if group == "" or (count > 0 and name.startswith("hr@")):
-                    mean = (value / count).float()
-                    self.log(
-                        f"{stage}/{group}{name}", mean, prog_bar=not group, sync_dist=all_agree
-                    )
+                    mean = float(value / count)
+                    self.log_metric(f"{stage}/{group}{name}", mean, prog_bar=not group)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW over everything but the rows, which have an optimizer of their own."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from data.batch import Batch
-from models.embedding_task import EmbeddingTask
+from models.embedding_task import STAGES, EmbeddingTask
 from models.objective import Clicks, Objective
 from recemb import collectives, processes
 from recemb.features import FeatureConfig, resolve_features
@@ -54,6 +54,7 @@ class RankingTask(EmbeddingTask):
         self.register_buffer("dense_scale_K", torch.tensor([number.scale for number in numbers]))
         self.monitor = self.objective.monitor
         self.metrics = nn.ModuleDict({stage: self.objective.metrics() for stage in ("val", "test")})
+        self._counted: list[Tensor] = []
 
     def score(self, ids: Mapping[str, Ids], dense_BK: Tensor) -> Tensor:
         """Return the scores of B samples: logits, or what the objective has them be.
@@ -107,6 +108,14 @@ class RankingTask(EmbeddingTask):
         """Return what the model adds to the loss of the batch just scored."""
         return 0.0
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget what was counted the last time."""
+        self._start("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget what was counted the last time."""
+        self._start("test")
+
     def validation_step(self, batch: Batch) -> None:
         """Count a validation batch."""
         self._count("val", batch)
@@ -115,22 +124,44 @@ class RankingTask(EmbeddingTask):
         """Count a test batch."""
         self._count("test", batch)
 
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of validation."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test."""
+        self._log_metrics("test")
+
     def predict_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what the objective predicts, by its name."""
+        """Return what the objective predicts, by its name.
+
+        Raises:
+            RecembError: If a score is NaN or infinite.
+        """
         score_B = self(batch.ids, batch.dense_BK)
+        self.check_finite("the batch", int((~score_B.isfinite()).sum()), len(score_B))
         return {self.objective.predicted: self.prediction(score_B)}
+
+    def _metrics_of(self, stage: str) -> Any:
+        return self.metrics[stage]
+
+    def _start(self, stage: str) -> None:
+        self._counted = []
+        for metric in self._metrics_of(stage).values():
+            metric.reset()
 
     def _count(self, stage: str, batch: Batch) -> None:
         score_B = self(batch.ids, batch.dense_BK)
-        metrics: Any = self.metrics[stage]
-        if batch.num_samples:  # a small last batch has no part for every process
-            self.objective.measure(metrics, score_B, batch.label_B)
-        for name, metric in metrics.items():
-            self.log(
-                f"{stage}/{name}",
-                metric,
-                on_step=False,
-                on_epoch=True,
-                prog_bar=True,
-                batch_size=batch.num_samples,
-            )
+        self.objective.measure(self._metrics_of(stage), score_B, batch.label_B)
+        num_bad = (~score_B.isfinite()).sum()
+        self._counted.append(torch.stack([num_bad, torch.full_like(num_bad, len(score_B))]))
+
+    def _log_metrics(self, stage: str) -> None:
+        counted = torch.stack(self._counted).sum(0)
+        if processes.world_size() > 1:
+            counted = collectives.sum_over_processes(counted)
+        self.check_finite(STAGES[stage], *counted.tolist())
+        for name, metric in self._metrics_of(stage).items():
+            value = float(metric.compute())
+            self.log_metric(f"{stage}/{name}", value, getattr(metric, "undefined", None))
+        self._start(stage)

@@ -46,6 +46,7 @@ class LearningRateDecay(Callback):
                 f"learning rate decay: begin must be at least 0 and below 1, got {begin}"
             )
         self.final, self.begin = final, begin
+        self._begun_with: dict[str, float] | None = None
         self._rows_optimizer: RowsOptimizer | None = None
 
     def factor(self, share: float) -> float:
@@ -54,15 +55,55 @@ class LearningRateDecay(Callback):
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * fallen))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the rates that are configured."""
+        """Keep the rates that are configured.
+
+        Raises:
+            RecembError: If there is no last step, or a resumed training had another schedule.
+        """
         if not math.isfinite(trainer.estimated_stepping_batches):
             raise RecembError(
                 "learning rate decay: training must have a last step, got neither "
                 "trainer.max_epochs nor trainer.max_steps; set one"
             )
+        own = {
+            "steps in all": trainer.estimated_stepping_batches,
+            "final": self.final,
+            "begin": self.begin,
+        }
+        self._check_same(own, trainer.global_step)
+        self._begun_with = own
         self._rows_optimizer = _rows(pl_module).optimizer
         for group in trainer.optimizers[0].param_groups:
             group.setdefault("initial_lr", group["lr"])  # a checkpoint has it already
+
+    def _check_same(self, own: dict[str, float], step: int) -> None:
+        before = self._begun_with
+        if before is None and step:
+            raise RecembError(
+                "learning rate decay: the checkpoint's training had none, so its rates cannot go "
+                "on falling; drop it from trainer.callbacks, or begin a new run with --warm_start"
+            )
+        for name, value in own.items():
+            if before is not None and before[name] != value:
+                raise RecembError(
+                    f"learning rate decay: {name} was {before[name]:g} where the training began "
+                    f"and is {value:g} here, so rates cannot go on as they were; restore the "
+                    "setting (steps in all follow from trainer.max_epochs, trainer.max_steps and "
+                    "the batches of an epoch), or begin a new run with --warm_start"
+                )
+
+    @property
+    def state_key(self) -> str:
+        """That of subclasses too: a training has one schedule."""
+        return LearningRateDecay.__qualname__
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the schedule."""
+        return dict(self._begun_with or {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the schedule of the training that is resumed."""
+        self._begun_with = dict(state_dict)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

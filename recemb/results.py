@@ -39,7 +39,7 @@ def versions() -> dict[str, str]:
 
 def write_results(results: Mapping[str, Any], run: Path, copy: Path | None) -> Path:
     """Write ``results.json`` into a run folder, and a copy; return its path."""
-    text = json.dumps(results, indent=2, default=str) + "\n"
+    text = json.dumps(plain(results), indent=2, default=str, allow_nan=False) + "\n"
     for path in [run / "results.json", *([copy] if copy else [])]:
         with whole_file(path) as temporary:
             temporary.write_text(text)
@@ -93,6 +93,20 @@ def _has_shape(value: Any, shape: Any) -> bool:
     if "*" in shape:
         return all(_has_shape(one, shape["*"]) for one in value.values())
     return all(name in value and _has_shape(value[name], own) for name, own in shape.items())
+
+
+def plain(value: Any) -> Any:
+    """Return nested values of which those that JSON has no word for, NaN and infinity, are None.
+
+    Example:
+        >>> plain({"auc": float("nan"), "sizes": [1, float("inf")]})
+        {'auc': None, 'sizes': [1, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def new_run(verb: str, name: str) -> Path:

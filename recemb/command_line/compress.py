@@ -18,10 +18,12 @@ from recemb.compress.tables import compress
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.files import read_yaml, whole_file
+from recemb.measured import metrics_of
 from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild_data, rebuild_model, with_tables
 from recemb.results import config_hash, new_run, versions, write_results
 from recemb.serving.export import served_program
+from recemb.stages import has_stage
 from recemb.tables.budget import parse_bytes
 
 
@@ -168,12 +170,12 @@ def _budget(options: argparse.Namespace, embeddings: Embeddings) -> int | None:
 def _measured(model: LightningModule, data: LightningDataModule) -> dict[str, Any]:
     """Return quality on the validation file, and bytes."""
     trainer = Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False)
-    # A training on all has left nothing for validation: an empty list.
-    has_validation = data.val_dataloader() != []
-    found = trainer.validate(model, datamodule=data, verbose=False) if has_validation else []
+    # A training on all has left nothing for validation.
+    is_there = has_stage(data, "validation")
+    found = trainer.validate(model, datamodule=data, verbose=False) if is_there else []
     tables = table_report(cast(Embeddings, model.embeddings))
     return {
-        "metrics": {name: float(value) for one in found for name, value in one.items()},
+        **metrics_of(model, found),
         "bytes": {
             "tables": sum(cast(int, one["bytes"]) for one in tables.values()),
             "serving": module_bytes(served_program(model)),

@@ -17,6 +17,9 @@ def summary(results: Mapping[str, Any]) -> str:
     bound = results.get("best_auc", {})
     before = results.get("before", {})
     for name, value in results.get("metrics", {}).items():
+        if value is None:
+            rows[name] = f"not defined: {results.get('undefined', {}).get(name, 'null')}"
+            continue
         rows[name] = f"{value:.4f}"
         if before:
             old = before["metrics"][name]

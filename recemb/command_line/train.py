@@ -7,12 +7,13 @@ checkpoint, the checkpoint does, so that its ids keep their meaning.
 
 import os
 import time
+import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import yaml
-from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -24,6 +25,7 @@ from recemb.checkpoint import (
     check_same_config,
     checkpoint_bytes,
     checkpoint_schema,
+    copy_checkpoint,
     is_compressed,
     load_module,
     read_checkpoint,
@@ -33,64 +35,30 @@ from recemb.command_line.mistakes import mistake_in
 from recemb.command_line.predict import predict
 from recemb.command_line.show import summary
 from recemb.distributed import lost, strategy
+from recemb.divergence import Divergence
 from recemb.errors import RecembError
 from recemb.files import one_line, whole_file
+from recemb.global_settings import restored_settings
+from recemb.measured import metrics_of
 from recemb.memory import peak_memory_bytes
 from recemb.monitor import monitor_of
-from recemb.results import config_hash, new_run, table, versions, write_results
+from recemb.results import config_hash, table, versions, write_results
+from recemb.resuming import Resumption
 from recemb.rows.choice import stores_made_by
+from recemb.run_folder import Begin, RunFolder
 from recemb.schema import Schema
 from recemb.serving.export import served_program
+from recemb.stages import Stage, has_stage, require_stage
 from recemb.tables.budget import parse_bytes
+from recemb.throughput import Throughput
 from recemb.warm_start.start import warm_start
 
 if TYPE_CHECKING:
     from recemb.rows.world import World
 
 
-class Throughput(Callback):
-    """Count training samples and the seconds spent on them, without validation."""
-
-    def __init__(self) -> None:
-        self.samples = 0
-        self.seconds = 0.0
-        self._since: float | None = None
-
-    def _start(self) -> None:
-        self._since = time.perf_counter()
-
-    def _stop(self) -> None:
-        if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
-            self._since = None
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._start()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count a batch, all processes' parts of it; a model may learn more than one from a row."""
-        self.samples += outputs.get("samples", batch.total)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
-        self._stop()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start it again where training goes on."""
-        if trainer.training or trainer.state.fn == "fit":
-            self._start()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
-        self._stop()
-
-    @property
-    def samples_per_s(self) -> float:
-        """Training samples per second so far."""
-        return self.samples / self.seconds if self.seconds else 0.0
+NEEDED: dict[str, Stage] = {"validate": "validation", "test": "test", "predict": "test"}
+"""The stage that a verb reads."""
 
 
 class TrainingCLI(LightningCLI):
@@ -99,6 +67,8 @@ class TrainingCLI(LightningCLI):
     Args:
         verb: ``fit``, ``validate``, ``test`` or ``predict``.
         arguments: Options.
+
+    It holds the run folder until :meth:`close`.
     """
 
     def __init__(self, verb: str, arguments: list[str]) -> None:
@@ -108,19 +78,37 @@ class TrainingCLI(LightningCLI):
         self.throughput = Throughput()
         self.batch_size = 1024  # of a data module that does not say
         self.checkpoint: dict[str, Any] | None = None
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,
-            seed_everything_default=1,
-            trainer_defaults={"num_sanity_val_steps": 0, "enable_model_summary": False},
-            auto_configure_optimizers=False,
-            parser_kwargs={"exit_on_error": False, "prog": f"python -m recemb {verb}"},
-            args=arguments,
-            run=False,
-        )
+        # Held by the first process for all.
+        self.run_folder: RunFolder | None = None
+        try:
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                seed_everything_default=1,
+                trainer_defaults={"num_sanity_val_steps": 0, "enable_model_summary": False},
+                auto_configure_optimizers=False,
+                parser_kwargs={"exit_on_error": False, "prog": f"python -m recemb {verb}"},
+                args=arguments,
+                run=False,
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let other runs have the run folder, which is removed where nothing came of it."""
+        if self.run_folder is not None:
+            self.run_folder.close()
+            self.run_folder = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's own options and what flows from data to model."""
@@ -219,24 +207,20 @@ class TrainingCLI(LightningCLI):
             )
         source = config.config[0] if config.get("config") else None
         name = Path(str(source)).stem if source else "run"
-        folder = Path(config.run) if config.run else new_run(self.verb, name)
-        last = folder / "checkpoints/last.ckpt"
-        mistake = None
-        if config.resume:
-            is_ours = not folder.exists() or (folder / "config.yaml").is_file()
-            if not is_ours and any(folder.iterdir()):
-                mistake = f"{folder}: the folder is of no run; name another one"
-            elif (folder / "results.json").is_file():
-                mistake = f"{folder}: the run has ended; name a new one"
-        elif folder.exists() and any(folder.iterdir()):
-            mistake = f"{folder}: the run folder is not empty; name a new one"
         # The first process says where, and whether it is free: others may look too late.
-        found = last if config.resume and last.is_file() else None
-        self.folder, found, mistake = processes.from_first((folder, found, mistake))
-        if mistake is not None:
-            raise RecembError(mistake)
-        if found is not None:
-            config.ckpt_path = str(found)
+        with processes.agreement():
+            if not processes.rank():
+                given = Path(config.run) if config.run else None
+                begin: Begin = "resumed" if config.resume else "new"
+                self.run_folder = RunFolder(given, self.verb, name, begin)
+                # One that nobody closes is let go with what has opened it.
+                weakref.finalize(self, self.run_folder.close)
+        own = self.run_folder.path if self.run_folder is not None else Path()
+        last = own / "checkpoints/last.ckpt"
+        is_resumed = config.resume and last.is_file()
+        self.folder, last, is_resumed = processes.from_first((own, last, is_resumed))
+        if is_resumed:
+            config.ckpt_path = str(last)
 
     def read_checkpoint(self, path: Path) -> dict[str, Any]:
         """Return a checkpoint; without rows that each process loads for itself."""
@@ -286,6 +270,9 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run folder's loggers and checkpoints, once data is checked."""
         self.datamodule.answers = getattr(self.model, "answers", ())
+        needed = NEEDED.get(self.verb)
+        if needed is not None:
+            require_stage(self.datamodule, needed)
         self.datamodule.setup(self.verb)
         config = dict(self.config_init.trainer)
         folder = self.folder
@@ -300,12 +287,22 @@ class TrainingCLI(LightningCLI):
             )
         callbacks = config.get("callbacks") or []
         callbacks = list(callbacks if isinstance(callbacks, list) else [callbacks])
-        monitor = monitor_of(self.model) if _has_validation(self.datamodule) else None
+        if config.get("enable_checkpointing") is False:
+            raise RecembError(
+                "trainer.enable_checkpointing: fit restores and measures its best checkpoint, so "
+                "it must write them, got false; drop the setting"
+            )
+        is_validated = (
+            has_stage(self.datamodule, "validation") and config.get("limit_val_batches") != 0
+        )
+        monitor = monitor_of(self.model) if is_validated else None
         if monitor is None:
             config["limit_val_batches"] = 0
         self.best = BestCheckpoint(folder / "checkpoints", monitor)
         header = Header(self.plain, self.datamodule.schema)
-        config["callbacks"] = [*callbacks, self.throughput, header]
+        # The first to look: nothing else may act on numbers that are not finite.
+        resumption = Resumption(self.plain["trainer"])
+        config["callbacks"] = [Divergence(), *callbacks, self.throughput, header, resumption]
         if self.is_sharded:
             config["callbacks"].append(self.end_on_signal)
         if self.verb == "fit":
@@ -332,12 +329,16 @@ def run(verb: str, arguments: list[str]) -> None:
     started = time.perf_counter()
     cli: TrainingCLI | None = None
     try:
-        cli = TrainingCLI(verb, arguments)
-        _run(cli, started)
+        with restored_settings():
+            cli = TrainingCLI(verb, arguments)
+            _run(cli, started)
     except Exception as error:
         if "RANK" in os.environ and lost.is_sign(error) and mistake_in(error, arguments) is None:
             lost.leave(f"recemb {verb}", cli.folder if cli else None, lost.short(error))
         raise
+    finally:
+        if cli is not None:
+            cli.close()
 
 
 def _run(cli: TrainingCLI, started: float) -> None:
@@ -366,49 +367,68 @@ def _run(cli: TrainingCLI, started: float) -> None:
 def fit(cli: TrainingCLI, test: bool = True) -> dict[str, Any]:
     """Train, restore the best checkpoint by the validation metric, test it once.
 
-    Where the data has no validation, the last epoch's is tested.
+    Where nothing was validated, the last checkpoint is measured; where the data has no test file,
+    nothing is tested.
 
     Args:
         cli: What was built.
         test: Whether the test file is measured; a trial of a sweep leaves it alone.
     """
-    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    model, data = cli.model, cli.datamodule
+    started = _train(cli)
+    best = _kept(cli.best)
+    sizes = {
+        "training": training_bytes(model, model.embeddings, cli.trainer.optimizers),
+        "checkpoint": checkpoint_bytes(best),
+    }
+    rate = cli.throughput.samples_per_s
+    # The weights only: the checkpoint's loop state belongs to the training that is over.
+    load_module(best, cli.read_checkpoint(best), model)
+    stages: list[Stage] = ["validation", "test"] if test else ["validation"]
+    measured = [_measured(cli, stage) for stage in stages if has_stage(data, stage)]
+    body: dict[str, Any] = {
+        **started,
+        "checkpoint": str(best),
+        **_merged(measured),
+        "bytes": {**sizes, "serving": module_bytes(served_program(model))},
+        "tables": table_report(model.embeddings),
+        # Begun, of which the last may not be over; also where the training had ended before.
+        "epochs": cli.trainer.fit_loop.epoch_progress.current.ready,
+        "samples_per_s": round(rate, 1),
+    }
+    bound = getattr(data, "best_auc", None)
+    return {**body, "best_auc": bound} if bound else body
+
+
+def _train(cli: TrainingCLI) -> dict[str, Any]:
+    """Train; return what is reported of how it began."""
     resumed = cli.config.ckpt_path
     if cli.checkpoint is not None and is_compressed(cli.checkpoint):
         # Its optimizers' state was of other tables: fine-tuning starts from the weights alone.
         _load(cli)
         resumed = None
     elif cli.checkpoint is not None:
-        check_complete(Path(resumed), cli.checkpoint, model)
+        check_complete(Path(str(resumed)), cli.checkpoint, cli.model)
     started = _warm_start(cli, Path(cli.warm_start)) if cli.warm_start is not None else {}
-    trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
-    best = cli.best.best_model_path
-    if not best:
-        raise RecembError("fit: no epoch was finished, so there is no checkpoint; raise max_epochs")
-    optimizers = trainer.optimizers
-    sizes = {
-        "training": training_bytes(model, model.embeddings, optimizers),
-        "checkpoint": checkpoint_bytes(Path(best)),
-    }
-    rate = cli.throughput.samples_per_s
-    # The weights only: the checkpoint's loop state belongs to the training that is over.
-    load_module(Path(best), cli.read_checkpoint(Path(best)), model)
-    metrics = {}
-    if _has_validation(data):
-        metrics = _metrics(trainer.validate(model, datamodule=data, verbose=False))
-    if test:
-        metrics |= _metrics(trainer.test(model, datamodule=data, verbose=False))
-    body: dict[str, Any] = {
-        **started,
-        "checkpoint": best,
-        "metrics": metrics,
-        "bytes": {**sizes, "serving": module_bytes(served_program(model))},
-        "tables": table_report(model.embeddings),
-        "epochs": trainer.current_epoch,
-        "samples_per_s": round(rate, 1),
-    }
-    bound = getattr(data, "best_auc", None)
-    return {**body, "best_auc": bound} if bound else body
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resumed, weights_only=True)
+    return started
+
+
+def _kept(best: BestCheckpoint) -> Path:
+    """Return the checkpoint that is measured: the best, or the last where none was compared."""
+    if best.best_model_path:
+        return Path(best.best_model_path)
+    if not best.last_model_path:
+        raise RecembError(
+            "no step was trained, so there is no checkpoint; raise trainer.max_epochs, "
+            "trainer.max_steps or trainer.limit_train_batches"
+        )
+    last = Path(best.last_model_path)
+    kept = last.with_name("best.ckpt")
+    if not processes.rank():
+        print(f"no epoch was compared by {best.monitor}; the last one is the best")
+        copy_checkpoint(last, kept)
+    return processes.from_first(kept)
 
 
 def _warm_start(cli: TrainingCLI, path: Path) -> dict[str, Any]:
@@ -433,10 +453,24 @@ def _load(cli: TrainingCLI) -> None:
 
 def measure(cli: TrainingCLI) -> dict[str, Any]:
     """Measure a checkpoint on the validation or the test file."""
+    stage: Stage = "validation" if cli.verb == "validate" else "test"
     _load(cli)
-    method = {"validate": cli.trainer.validate, "test": cli.trainer.test}[cli.verb]
-    found = method(cli.model, datamodule=cli.datamodule, verbose=False)
-    return {"checkpoint": cli.config.ckpt_path, "metrics": _metrics(found)}
+    return {"checkpoint": cli.config.ckpt_path, **_merged([_measured(cli, stage)])}
+
+
+def _measured(cli: TrainingCLI, stage: Stage) -> dict[str, Any]:
+    """Return the metrics of a stage, None where one is not defined, and why those are not."""
+    method = {"validation": cli.trainer.validate, "test": cli.trainer.test}[stage]
+    return metrics_of(cli.model, method(cli.model, datamodule=cli.datamodule, verbose=False))
+
+
+def _merged(measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what several stages have, as one."""
+    found: dict[str, Any] = {"metrics": {}}
+    for one in measured:
+        for name, values in one.items():
+            found[name] = {**found.get(name, {}), **values}
+    return found
 
 
 def _predict(cli: TrainingCLI) -> dict[str, Any]:
@@ -444,12 +478,3 @@ def _predict(cli: TrainingCLI) -> dict[str, Any]:
     _load(cli)
     written = predict(cli.trainer, cli.model, cli.datamodule, cli.config.keep, cli.folder)
     return {"checkpoint": cli.config.ckpt_path, **written}
-
-
-def _has_validation(data: Any) -> bool:
-    """Return whether epochs can be compared; a data module that does not say so has validation."""
-    return bool(getattr(data, "has_validation", True))
-
-
-def _metrics(found: Any) -> dict[str, float]:
-    return {name: float(value) for one in found for name, value in one.items()}

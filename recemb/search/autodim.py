@@ -67,8 +67,19 @@ class AutoDim(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the held-out rows anew, and cool down."""
+        self._begin(trainer, pl_module, passed=0)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begin an epoch that is resumed inside: it has no start of its own."""
+        if self._batches is None:
+            is_warm = trainer.current_epoch >= self.warm_up_epochs
+            self._begin(trainer, pl_module, -(-batch_idx // self.every) if is_warm else 0)
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule, passed: int) -> None:
         self._close()
-        self._batches = endless_batches(trainer)
+        self._batches = endless_batches(trainer, passed)
         done = max(0, trainer.current_epoch - self.warm_up_epochs) / max(1, self.epochs - 1)
         temperature = FIRST_TEMPERATURE * (LAST_TEMPERATURE / FIRST_TEMPERATURE) ** min(1.0, done)
         for one in candidates_of(embeddings_of(pl_module)).values():

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from recemb.embeddings import Embeddings, embeddings_of
 from recemb.errors import RecembError
+from recemb.measured import value_of
 from recemb.monitor import monitor_of
 from recemb.physical import BITS
 from recemb.search.held_out import endless_batches
@@ -96,7 +97,8 @@ class DNIS(Callback):
         """Move the gates, after the warm-up."""
         if trainer.current_epoch < self.warm_up_epochs or batch_idx % self.every:
             return
-        assert self._batches is not None
+        if self._batches is None:  # the epoch was resumed inside
+            self._batches = endless_batches(trainer, passed=batch_idx // self.every)
         held_out = pl_module.transfer_batch_to_device(next(self._batches), pl_module.device, 0)
         gates = gates_of(embeddings_of(pl_module))
         pl_module.eval()
@@ -131,7 +133,9 @@ class DNIS(Callback):
         if self.patience is None or trainer.current_epoch < self.warm_up_epochs:
             return
         monitor = monitor_of(pl_module)
-        score = float(trainer.callback_metrics[monitor.name])
+        undefined = getattr(pl_module, "undefined", {})
+        measured = {"metrics": trainer.callback_metrics, "undefined": undefined}
+        score = value_of(measured, monitor.name)
         if monitor.is_better(score, self.best):
             self.best, self.stale = score, 0
             return

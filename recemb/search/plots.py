@@ -91,14 +91,15 @@ def plot_quality(trained: Mapping[str, Mapping[str, Any]], metric: str, path: Pa
     """Draw a metric against bytes, a point for each training.
 
     Args:
-        trained: By name: ``bytes`` with ``tables``, and ``metrics``; what was refused is left out.
+        trained: By name: ``bytes`` with ``tables``, and ``metrics``; what was refused, or has no
+            such metric, is left out.
         metric: Its name.
         path: Of the picture.
     """
     drawing = pyplot()
     figure, axes = drawing.subplots(figsize=(8, 5), constrained_layout=True)
     for name, one in trained.items():
-        if "refused" not in one:
+        if "refused" not in one and one["metrics"].get(metric) is not None:
             place = one["bytes"]["tables"], one["metrics"][metric]
             axes.plot(*place, marker="o")
             axes.annotate(name, place, xytext=(4, 4), textcoords="offset points")

@@ -58,7 +58,7 @@ def values_of(objectives: Sequence[Objective], outcome: Mapping[str, Any]) -> li
     """
     values = {"quality": outcome["quality"], "bytes": outcome["table_bytes"]}
     values["latency"] = outcome.get("latency_ms")
-    found = [float(values[one.name]) for one in objectives]
+    found = [math.nan if values[one.name] is None else values[one.name] for one in objectives]
     for one, value in zip(objectives, found, strict=True):
         if not math.isfinite(value):
             raise RecembError(f"{one.label} is {value}")

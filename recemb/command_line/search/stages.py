@@ -22,6 +22,8 @@ from recemb.compress.plan import share_in_bytes
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.files import read_json, whole_file
+from recemb.global_settings import restored_settings
+from recemb.measured import metrics_of, value_of
 from recemb.monitor import monitor_of
 from recemb.rebuild import rebuild_data, rebuild_model, with_tables
 from recemb.results import write_results
@@ -141,20 +143,18 @@ class Search(ABC):
         path = self.folder / "supernet.yaml"
         save_yaml(path, self._supernet_config())
         started = time.perf_counter()
-        cli = HeldOutCLI(
-            self.options.held_out, ["--config", str(path), "--run", str(folder), "--resume"]
-        )
-        save_yaml(folder / "config.yaml", cli.plain)
-        cli.trainer.fit(
-            cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True
-        )
-        found = {
-            "verb": "supernet",
-            "checkpoint": str(folder / "checkpoints/last.ckpt"),
-            "epochs": cli.trainer.current_epoch,
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-        write_results(found, folder, None)
+        arguments = ["--config", str(path), "--run", str(folder), "--resume"]
+        with restored_settings(), HeldOutCLI(self.options.held_out, arguments) as cli:
+            save_yaml(folder / "config.yaml", cli.plain)
+            begun, (model, data) = cli.config.ckpt_path, (cli.model, cli.datamodule)
+            cli.trainer.fit(model, datamodule=data, ckpt_path=begun, weights_only=True)
+            found = {
+                "verb": "supernet",
+                "checkpoint": str(folder / "checkpoints/last.ckpt"),
+                "epochs": cli.trainer.current_epoch,
+                "seconds": round(time.perf_counter() - started, 3),
+            }
+            write_results(found, folder, None)
         return found
 
     def _supernet_config(self) -> Section:
@@ -183,7 +183,9 @@ class Search(ABC):
         """Return the model of a configuration as a training begins with it."""
         arguments = ["--config", str(path), "--run", str(self.folder / "untrained")]
         quiet = ["--trainer.logger", "false"]
-        model: LightningModule = HeldOutCLI(self.options.held_out, [*arguments, *quiet]).model
+        options = [*arguments, *quiet]
+        with restored_settings(), HeldOutCLI(self.options.held_out, options) as cli:
+            model: LightningModule = cli.model
         return model
 
     def load(self, supernet: Section) -> None:
@@ -275,9 +277,9 @@ class Search(ABC):
             enable_model_summary=False,
             enable_progress_bar=False,
         )
-        (found,) = trainer.validate(self.model, datamodule=self.data, verbose=False)
+        found = trainer.validate(self.model, datamodule=self.data, verbose=False)
         self.model.embeddings = self.embeddings
-        return float(found[self.monitor.name])
+        return value_of(metrics_of(self.model, found), self.monitor.name)
 
     def write(self, name: str, embeddings: Embeddings) -> None:
         """Write weights and configuration of tables that take the place of the searched ones."""

@@ -8,6 +8,7 @@ from recemb.command_line.search.methods import METHODS
 from recemb.command_line.search.options import parse, read_config
 from recemb.command_line.search.stages import PLAIN, Section, clear
 from recemb.errors import RecembError
+from recemb.measured import figure
 from recemb.memory import peak_memory_bytes
 from recemb.results import config_hash, new_run, table, versions, write_results
 from recemb.search.plots import pyplot
@@ -59,7 +60,7 @@ def _rows(results: Section) -> dict[str, str]:
             if "refused" in one:
                 rows[name] = f"refused: {one['refused']}"
                 continue
-            metrics = ", ".join(f"{key} {value:.4f}" for key, value in one["metrics"].items())
+            metrics = ", ".join(f"{key} {figure(value)}" for key, value in one["metrics"].items())
             rows[name] = f"{one['bytes']['tables']:,} bytes, {metrics}, {one['seconds']:.0f} s"
     rows["search"] = f"{results['supernet']['seconds']:.0f} s"
     rows["tables"] = results["tables_yaml"]

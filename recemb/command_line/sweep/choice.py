@@ -29,7 +29,9 @@ def full_model(jobs: Jobs, folder: Path, config: Path) -> Outcome:
         return record(run, jobs.do({**request, "lock": folder / "locks/training-full"}))
 
 
-def tested(jobs: Jobs, folder: Path, name: str, run: Path, checkpoint: str) -> dict[str, float]:
+def tested(
+    jobs: Jobs, folder: Path, name: str, run: Path, checkpoint: str
+) -> dict[str, float | None]:
     """Return the test metrics of a trained configuration, which are measured once."""
     where = folder / "tests" / name
     done = where / "results.json"

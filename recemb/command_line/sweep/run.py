@@ -15,6 +15,7 @@ from recemb.command_line.sweep.trial import EPOCH, SIZE, Outcome, record
 from recemb.errors import RecembError
 from recemb.files import read_json, whole_file
 from recemb.memory import human_bytes
+from recemb.results import plain
 from recemb.sweep.objectives import Objective, values_of
 from recemb.sweep.space import Space, applied
 from recemb.sweep.study import Claim, Study
@@ -203,7 +204,7 @@ def json_of(trials: list[Trial], objectives: list[Objective]) -> str:
     """Return a study as the report reads it."""
     labels = [{"label": one.label, "mode": one.mode} for one in objectives]
     content = {"objectives": labels, "trials": [one.as_json() for one in trials]}
-    return json.dumps(content, indent=1)
+    return json.dumps(plain(content), indent=1)
 
 
 def figures(values: list[float], objectives: list[Objective]) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import shutil
 import time
 from pathlib import Path
@@ -17,11 +16,13 @@ from recemb.command_line.notices import quiet
 from recemb.command_line.plan import PlanningCLI
 from recemb.command_line.train import TrainingCLI, fit, measure
 from recemb.distributed import lost
-from recemb.errors import RecembError
+from recemb.global_settings import restored_settings
 from recemb.locks import held
+from recemb.measured import value_of
 from recemb.monitor import Monitor, monitor_of
 from recemb.results import write_results
 from recemb.serving.latency import latency_ms
+from recemb.stages import has_stage, require_stage
 from recemb.sweep.paths import simplified
 from recemb.sweep.team import IS_LOST
 from recemb.sweep.trials import COMPLETE, FAILED, PRUNED, REFUSED
@@ -61,16 +62,14 @@ class Stopper(Callback):
 
         Raises:
             PrunedError: If it does not go on.
-            RecembError: If a metric is NaN or infinite.
+            RecembError: If the data does not define the metric.
         """
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         epoch = trainer.current_epoch + 1
-        with processes.agreement():
-            for name, metric in trainer.callback_metrics.items():
-                if not math.isfinite(float(metric)):
-                    raise RecembError(f"{name} is {float(metric)} after epoch {epoch}")
-        value = float(trainer.callback_metrics[self.monitor.name])
+        undefined = getattr(pl_module, "undefined", {})
+        measured = {"metrics": trainer.callback_metrics, "undefined": undefined}
+        value = value_of(measured, self.monitor.name)
         if not self.ask(EPOCH, {"epoch": epoch, "value": value, "last": trainer.max_epochs}):
             raise PrunedError(epoch)
 
@@ -146,7 +145,8 @@ class Trials:
             return processes.from_first(None if processes.rank() else ask(what, payload))
 
         try:
-            return cast(Outcome, getattr(self, request["do"])(request, arguments, asked))
+            with restored_settings():
+                return cast(Outcome, getattr(self, request["do"])(request, arguments, asked))
         except Exception as error:
             line = mistake_in(error, arguments)
             if line is None and processes.world_size() > 1 and lost.is_sign(error):
@@ -159,6 +159,7 @@ class Trials:
     def describe(self, request: dict[str, Any], arguments: list[str], ask: Ask) -> Outcome:
         """Return all settings of a configuration, its bytes and its monitor."""
         cli = SizeCLI(self.data, arguments)
+        require_stage(cli.datamodule, "validation")
         monitor = monitor_of(cli.model)
         return {
             "state": COMPLETE,
@@ -166,6 +167,7 @@ class Trials:
             "table_bytes": sum(cli.model.embeddings.serving_bytes().values()),
             "monitor": (monitor.name, monitor.mode),
             "epochs": cli.plain["trainer"]["max_epochs"],
+            "has_test": has_stage(cli.datamodule, "test"),
         }
 
     def train(self, request: dict[str, Any], arguments: list[str], ask: Ask) -> Outcome:
@@ -188,10 +190,11 @@ class Trials:
         # A process that was left behind by a command that died may write here for a moment more.
         # Of several processes the first one waits, and the others for it.
         alone = contextlib.nullcontext() if processes.rank() else held(Path(request["lock"]))
-        with alone:
-            cli = TrialCLI(self.data, "fit", [*arguments, "--run", str(folder), "--resume"])
+        options = [*arguments, "--run", str(folder), "--resume"]
+        with alone, TrialCLI(self.data, "fit", options) as cli:
             monitor = monitor_of(cli.model)
-            cli.trainer.callbacks.insert(0, Stopper(monitor, ask))  # type: ignore[attr-defined]
+            # After the one that looks for numbers that are not finite.
+            cli.trainer.callbacks.insert(1, Stopper(monitor, ask))  # type: ignore[attr-defined]
             try:
                 body = fit(cli, test=False)
             except PrunedError as ended:
@@ -200,7 +203,7 @@ class Trials:
                 return {"state": PRUNED, **found}
         outcome = {
             "state": COMPLETE,
-            "quality": body["metrics"][monitor.name],
+            "quality": value_of(body, monitor.name),
             "table_bytes": sum(one["bytes"] for one in body["tables"].values()),
             "seconds": round(time.perf_counter() - started, 3),
             **{key: body[key] for key in ("metrics", "tables", "epochs", "checkpoint")},
@@ -212,8 +215,8 @@ class Trials:
     def test(self, request: dict[str, Any], arguments: list[str], ask: Ask) -> Outcome:
         """Measure the best checkpoint of a training on the test file."""
         best = ["--ckpt_path", str(request["checkpoint"]), "--run", str(request["folder"])]
-        cli = TrialCLI(self.data, "test", [*arguments, *best])
-        return {"state": COMPLETE, **measure(cli)}
+        with TrialCLI(self.data, "test", [*arguments, *best]) as cli:
+            return {"state": COMPLETE, **measure(cli)}
 
 
 def record(folder: Path, outcome: Outcome) -> Outcome:

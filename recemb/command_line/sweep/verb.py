@@ -18,6 +18,7 @@ from recemb.command_line.sweep.options import parse, read_config
 from recemb.command_line.sweep.run import Jobs, Run
 from recemb.command_line.sweep.trial import Trials
 from recemb.files import read_yaml, whole_file
+from recemb.measured import figure
 from recemb.memory import human_bytes
 from recemb.monitor import Monitor
 from recemb.results import config_hash, difference, table, versions, write_results
@@ -90,11 +91,13 @@ def _sweep(options: argparse.Namespace, config: Section, space: Space, jobs: Job
     best, goal = best_of(trials, objectives), None
     if full is not None:
         best, goal = answer_of(trials, objectives, full, options.goal)
-        goal["full"]["test"] = tested(jobs, folder, "full", folder / "full", full["checkpoint"])
+        if described["has_test"]:
+            goal["full"]["test"] = tested(jobs, folder, "full", folder / "full", full["checkpoint"])
     if best is None:
         return {**results, "best": None, **({"goal": goal} if goal else {})}
     tests = {}
-    for one in chosen(trials, objectives, best, options.test == "front"):
+    of_front = options.test == "front"
+    for one in chosen(trials, objectives, best, of_front) if described["has_test"] else []:
         own = Path(one.attrs["folder"])
         checkpoint = str(own / "checkpoints/best.ckpt")
         tests[one.number] = tested(jobs, folder, f"{one.number:04d}", own, checkpoint)
@@ -102,7 +105,7 @@ def _sweep(options: argparse.Namespace, config: Section, space: Space, jobs: Job
         line |= {"test": tests[line["trial"]]} if line["trial"] in tests else {}
     with whole_file(folder / "best.yaml") as temporary:
         shutil.copyfile(Path(best.attrs["folder"]) / "config.yaml", temporary)
-    line = {**_line(best, objectives), "test": tests[best.number]}
+    line = {**_line(best, objectives), "test": tests.get(best.number, {})}
     results["best"] = {**line, "config": str(folder / "best.yaml")}
     return {**results, "goal": goal} if goal else results
 
@@ -140,7 +143,7 @@ def summary(results: Section) -> str:
         [
             str(one["trial"]),
             *(_cell(label, one["values"][label]) for label in labels),
-            ", ".join(f"{name} {value:.4f}" for name, value in one.get("test", {}).items()) or "-",
+            _tested(one.get("test", {}), "-"),
         ]
         for one in results["front"]
     ]
@@ -165,12 +168,16 @@ def summary(results: Section) -> str:
     best = results.get("best")
     if best:
         lines["best"] = f"trial {best['trial']}: {_values(best['values'])}"
-        lines["tested once"] = ", ".join(f"{k} {v:.4f}" for k, v in best["test"].items())
+        lines["tested once"] = _tested(best["test"], "no: the data has no test file")
         lines["configuration"] = f"{best['config']} (python -m recemb fit --config it)"
     elif "left" not in results:
         lines["best"] = "none: no trial was completed; trials.json in the run folder says why"
     lines["results"] = str(Path(results["run"]) / "results.json")
     return text + table(lines)
+
+
+def _tested(metrics: Section, nothing: str) -> str:
+    return ", ".join(f"{name} {figure(value)}" for name, value in metrics.items()) or nothing
 
 
 def _values(values: Section) -> str:

@@ -297,7 +297,7 @@ def draw_runs(gallery: Gallery, runs: Sequence[RunContent], metric: str) -> bool
     placed = [
         (run, run.table_bytes, run.results["metrics"][metric])
         for run in runs
-        if run.table_bytes and metric in run.results.get("metrics", {})
+        if run.table_bytes and run.results.get("metrics", {}).get(metric) is not None
     ]
     if len(placed) < 2:
         return False
