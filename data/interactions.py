@@ -232,6 +232,11 @@ def write_parts(
         RecembError: If a stage has no pair.
     """
     parts = {"train": given, "test": test.join(given, on=["user", "item"], how="anti")}
+    if parts["test"].is_empty() and len(test):
+        raise RecembError(
+            f"{where}: all {len(test):,} pairs of the test file are in training too, and what a "
+            "user has is not ranked; give a test file of other pairs, or leave it out"
+        )
     if train_on == "train":
         parts["train"], parts["validation"] = cut_per_user(given, share)
     for stage, pairs in parts.items():

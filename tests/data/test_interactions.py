@@ -101,6 +101,27 @@ def test_test_pairs_that_a_user_has_are_dropped(log: Path, tmp_path: Path) -> No
     assert len(pairs_of(data, "train") | pairs_of(data, "validation")) == 26
 
 
+def test_a_test_file_of_pairs_that_training_has_is_refused(log: Path, tmp_path: Path) -> None:
+    pl.DataFrame({"user": [1, 1, 2], "item": [3, 4, 0]}).write_parquet(tmp_path / "test.parquet")
+    data = Interactions(source=str(log), test=str(tmp_path / "test.parquet"))
+    with pytest.raises(RecembError, match="all 3 pairs of the test file are in training too, and"):
+        data.prepare_data()
+
+
+def test_ids_of_text_files_are_decided_over_both(tmp_path: Path, log: Path) -> None:
+    # Items are strings because of 007 in the test file; users are integers in both.
+    pairs = "".join(f"{user},{item}\n" for user in (1, 2) for item in (7, 8, 9, 10))
+    (tmp_path / "pairs.csv").write_text("user,item\n" + pairs)
+    (tmp_path / "test.csv").write_text("user,item\n1,007\n2,7\n2,11\n")
+    data = Interactions(
+        source=str(tmp_path / "pairs.csv"), test=str(tmp_path / "test.csv"), validation_share=0.25
+    )
+    assert pairs_of(data, "test") == {(1, "007"), (2, "11")}
+    assert pairs_of(data, "train") | pairs_of(data, "validation") == {
+        (user, item) for user in (1, 2) for item in ("7", "8", "9", "10")
+    }
+
+
 def test_a_user_keeps_a_pair() -> None:
     pairs = pl.DataFrame({"user": [1, 1, 2, 2, 2], "item": [1, 2, 3, 4, 5]})
     kept, cut = cut_per_user(pairs, 0.9)

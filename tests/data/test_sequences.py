@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -227,3 +228,25 @@ def test_diginetica_has_its_published_examples():
     assert steps == 719_470
     assert data.file("test").num_rows == 60_858
     assert data.schema.vocabularies["item"].num_known == 43_097
+
+
+@pytest.mark.parametrize("tags", [("5", "6"), ("x", "y")])
+def test_a_text_file_of_attributes_with_one_tag_per_item(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tags: tuple[str, str]
+) -> None:
+    monkeypatch.setenv("RECEMB_CACHE", str(tmp_path / "cache"))
+    events = "".join(f"u{user},{item},{item}\n" for user in range(9) for item in (1, 2, 3, 4))
+    (tmp_path / "events.csv").write_text("user,item,time\n" + events)
+    (tmp_path / "items.csv").write_text(f"item,tags\n1,{tags[0]}\n2,{tags[1]}\n3,{tags[0]}\n4,\n")
+    attributes = AttributeFile(
+        path=str(tmp_path / "items.csv"), key="item", lists={"tags": ListColumn()}
+    )
+    data = Sequences(source=str(tmp_path / "events.csv"), time="time", attributes=attributes)
+    items, tags_of = data.schema.vocabularies["item"], data.schema.attributes["tags"]
+    starts = tags_of.offsets_V.tolist()
+    found = {
+        int(raw): tags_of.values_M[starts[index] : starts[index + 1]].tolist()
+        for raw, index in zip(items.keys_V.tolist(), items.index_V.tolist(), strict=True)
+    }
+    assert found[1] == found[3] != found[2]
+    assert [len(found[item]) for item in (1, 2, 3, 4)] == [1, 1, 1, 0]
