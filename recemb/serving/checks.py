@@ -68,18 +68,18 @@ def asserted(values: Tensor, is_right: Tensor, message: str) -> Tensor:
 
 def _vector(name: str, values: Tensor, is_number: bool) -> Tensor:
     """Return one input as the program reads it."""
+    if values.layout != torch.strided or values.is_nested or values.is_meta:
+        return refuse(f"input '{name}': must be a dense tensor that holds values")
     if values.dim() != 1:
         return refuse(f"input '{name}': must have one dimension, got shape {list(values.shape)}")
     wanted = torch.float32 if is_number else torch.int64
     if values.dtype == wanted:  # so it mostly is, and looking costs less than converting
         return values.contiguous()
-    if values.is_complex() or (not is_number and values.is_floating_point()):
-        return refuse(f"input '{name}': must hold whole numbers (int64), got {_kind(values)}")
+    if values.is_quantized or values.is_complex():
+        return refuse(f"input '{name}': must hold plain numbers, got quantized or complex ones")
+    if not is_number and values.is_floating_point():
+        return refuse(f"input '{name}': must hold whole numbers (int64), got floating-point ones")
     return values.to(wanted).contiguous()
-
-
-def _kind(values: Tensor) -> str:
-    return "complex numbers" if values.is_complex() else "floating-point numbers"
 
 
 def _like(name: str, values: Tensor, other: str, like: Tensor) -> Tensor:

@@ -84,9 +84,18 @@ def test_ids_of_other_widths_are_the_same_ids(programs, kind, name):
     for dtype in (torch.int32, torch.int16, torch.uint8, torch.uint16, torch.uint64):
         if torch.equal(own.to(dtype).to(torch.int64), own):
             assert_same(answers(programs[kind], **{name: own.to(dtype)}), wanted)
-    start = rf"RuntimeError: input '{name}': must hold whole numbers \(int64\), got "
-    refuses(programs[kind], f"{start}floating-point numbers", **{name: own.double()})
-    refuses(programs[kind], f"{start}complex numbers", **{name: own.to(torch.complex64)})
+    start = rf"RuntimeError: input '{name}': must hold whole numbers \(int64\), got float"
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        refuses(programs[kind], start, **{name: own.to(dtype)})
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_tensors_that_are_no_plain_vectors_are_refused(programs, kind, name):
+    own, start = REQUESTS[kind][name], rf"RuntimeError: input '{name}': must "
+    plain = f"{start}be a dense tensor that holds values"
+    for other in (own.to_sparse(), own.to("meta")):
+        refuses(programs[kind], plain, **{name: other})
+    refuses(programs[kind], f"{start}hold plain numbers", **{name: own.to(torch.complex64)})
 
 
 @pytest.mark.parametrize(("kind", "name"), [one for one in IDS if one not in SIZES])
