@@ -19,8 +19,9 @@ from recemb.checksums import check_manifest, checksum, write_manifest
 from recemb.errors import RecembError
 from recemb.files import reading, whole_folder, writing
 
-State = tuple[tuple[str, int, int, int], ...]
-"""Name, bytes, time of the last change and number of files: other content has another state."""
+State = tuple[tuple[str, int, int, int, int], ...]
+"""Name, bytes, times of the last changes (of the content, and of anything) and number of files:
+other content has another state, also where somebody has set the first time back."""
 
 _checksums: dict[State, str] = {}
 _checked: set[State] = set()
@@ -110,4 +111,6 @@ def say(line: str) -> None:
 
 def _state(paths: Sequence[Path]) -> State:
     stats = [(str(path.resolve()), path.stat()) for path in paths]
-    return tuple((name, one.st_size, one.st_mtime_ns, one.st_ino) for name, one in stats)
+    return tuple(
+        (name, one.st_size, one.st_mtime_ns, one.st_ctime_ns, one.st_ino) for name, one in stats
+    )

@@ -26,7 +26,7 @@ import polars as pl
 import polars.selectors as cs
 import torch
 
-from data.cache import prepared_folder
+from data.cache import prepared_folder, say
 from data.columns import AttributeFile, Columns, IdColumn, IdType, ListColumn
 from data.encode import Encoder
 from data.events import EventColumns, are_text, hashes, in_order, read_events
@@ -200,6 +200,12 @@ class Sequences(SequenceData):
             text = are_text(self.event_columns.types, {SEQUENCE: [own], "item": ids})
             found = read_sequences(events, self.event_columns, text)
             lists, keys = found["items"], found[SEQUENCE]
+            ends = int(found["last"].is_duplicated().sum())
+            if self.split == "last_sequences" and ends:
+                say(
+                    f"{paths[0]}: {ends:,} of {len(found):,} sequences end at the same time as "
+                    f"another; those are ordered by a hash of {SEQUENCE}"
+                )
             if self.split == "last_items":
                 parts = leave_one_out(lists, self.max_length, keys)
             else:
@@ -218,7 +224,9 @@ class Sequences(SequenceData):
 def read_sequences(
     file: TableFile, columns: EventColumns, text: Mapping[str, bool] | None = None
 ) -> pl.DataFrame:
-    """Return each ``sequence`` and its ``items``, oldest first, in the order of their last events.
+    """Return each ``sequence``, its ``items``, oldest first, and the time of the ``last``.
+
+    Sequences are in the order of their last events.
 
     Without times the order is that of the file.
 
@@ -241,7 +249,7 @@ def read_sequences(
     )
     # Sequences that end at once are in an order that no file decides, as their events are.
     grouped = grouped.with_columns(hashes(grouped[SEQUENCE])).sort("last", "hash", SEQUENCE)
-    return grouped.select(SEQUENCE, "items")
+    return grouped.select(SEQUENCE, "items", "last")
 
 
 def leave_one_out(

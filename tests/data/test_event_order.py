@@ -165,6 +165,21 @@ def test_ties_are_in_the_order_of_the_published_hash(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("time", [float, lambda minute: minute])
+def test_sequences_that_end_at_once_are_counted(
+    tmp_path: Path, time: Callable[[int], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Of ten users all but one end at the same time.
+    rows = [*events(1), (9, 99, 10**6)]
+    path = write(tmp_path / "log.parquet", rows, time, seed=0)
+    parts(MODULES["last_sequences"](path))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path}: 9 of 10 sequences end at the same time as another")
+    # Where they end decides nothing there.
+    parts(MODULES["sequences"](path))
+    assert capsys.readouterr().err == ""
+
+
 def test_events_without_ties_say_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
