@@ -34,6 +34,19 @@ ORDERED = ("model.init_args.features.", "model.init_args.history.")
 """Settings that are the order of a model's inputs; all others are found by name."""
 
 
+OF_RESUMING = (
+    "pytorch-lightning_version",
+    "epoch",
+    "global_step",
+    "loops",
+    "callbacks",
+    "optimizer_states",
+    "lr_schedulers",
+    "training",
+)
+"""Entries of Lightning's, and :mod:`recemb.resuming`'s, without which no training goes on."""
+
+
 OF_TRAINING = ("model.init_args.learning_rate", "model.init_args.rows_optimizer.")
 """Settings that do not make a model what it is: weights alone may be trained on with others."""
 
@@ -158,6 +171,17 @@ def check_complete(path: Path, checkpoint: Mapping[str, Any], module: LightningM
             raise RecembError(
                 f"{path}: {name!r} must have shape {tuple(shape)}, got {tuple(saved[name])}; it "
                 "was saved by another configuration"
+            )
+
+
+def check_resumable(path: Path, checkpoint: Mapping[str, Any], module: LightningModule) -> None:
+    """Raise a :class:`RecembError` unless a training can go on from a checkpoint."""
+    check_complete(path, checkpoint, module)
+    for name in OF_RESUMING:
+        if name not in checkpoint:
+            raise RecembError(
+                f"{path}: training cannot go on from it, because it has no {name!r}; begin another "
+                "with --warm_start"
             )
 
 

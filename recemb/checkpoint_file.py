@@ -113,6 +113,9 @@ def _faults(checkpoint: Mapping[str, Any]) -> Iterator[str]:
     for name, kind in HEADER.items():
         if not isinstance(header.get(name), kind):
             yield f"{name!r} must be a {kind.__name__}, got {type(header.get(name)).__name__}"
+    states = [*(header.get("random_states") or []), *(header.get("device_random_states") or [])]
+    if not all(one is None or isinstance(one, torch.Tensor) for one in states):
+        yield "random states must be tensors"
     rows = header.get("rows")
     if rows is not None:
         entries = {"folder": str, "files": dict, "prefix": str, "step": int}

@@ -14,6 +14,7 @@ from torch import nn
 
 from recemb.checkpoint import (
     WholeFileIO,
+    check_resumable,
     checkpoint_config,
     checkpoint_schema,
     copy_checkpoint,
@@ -191,6 +192,14 @@ def test_a_header_without_something_is_a_line(
     assert f"{name!r} must be a" in refusal(path)
 
 
+def test_random_states_that_are_none_are_a_line(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    given = content(model)
+    given["recemb"]["random_states"] = ["x"]
+    WholeFileIO().save_checkpoint(given, path)
+    assert "random states must be tensors" in refusal(path)
+
+
 @pytest.mark.parametrize("state", [None, [], {"dense.bias": 1}, {"dense.bias": [torch.zeros(2)]}])
 def test_weights_that_are_none_are_a_line(state: object, model: Model, tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
@@ -267,6 +276,22 @@ def test_what_a_model_has_not_is_refused(model: Model) -> None:
     given["state_dict"]["dense.bias"] = torch.zeros(3)
     with pytest.raises(RecembError, match=r"'dense.bias' must have shape \(2,\), got \(3,\)"):
         load_module(Path("x.ckpt"), given, model)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers"],
+)
+def test_what_training_needs_to_go_on_is_named(name: str, model: Model) -> None:
+    given = content(model)
+    given |= dict.fromkeys(
+        ("pytorch-lightning_version", "epoch", "global_step", "loops", "callbacks"), 1
+    )
+    given |= {"optimizer_states": [], "lr_schedulers": [], "training": {}}
+    check_resumable(Path("x.ckpt"), given, model)
+    del given[name]
+    with pytest.raises(RecembError, match=f"x.ckpt: training cannot go on .* no '{name}'"):
+        check_resumable(Path("x.ckpt"), given, model)
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

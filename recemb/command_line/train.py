@@ -21,7 +21,7 @@ from recemb import processes
 from recemb.accounting import module_bytes, table_report, training_bytes
 from recemb.checkpoint import (
     WholeFileIO,
-    check_complete,
+    check_resumable,
     check_same_config,
     checkpoint_bytes,
     checkpoint_schema,
@@ -408,7 +408,7 @@ def _train(cli: TrainingCLI) -> dict[str, Any]:
         _load(cli)
         resumed = None
     elif cli.checkpoint is not None:
-        check_complete(Path(str(resumed)), cli.checkpoint, cli.model)
+        check_resumable(Path(str(resumed)), cli.checkpoint, cli.model)
     started = _warm_start(cli, Path(cli.warm_start)) if cli.warm_start is not None else {}
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resumed, weights_only=True)
     return started
