@@ -2,6 +2,7 @@
 
 python -m tests.fuzz.run            all cases, and the table of what they came to
 python -m tests.fuzz.run --every 8  one case of eight
+python -m tests.fuzz.run cases_events  those of one class
 python -m tests.fuzz.run --seed 2   other rows, places and bits
 """
 
@@ -41,12 +42,13 @@ def judged(cases: list[Case]) -> Iterator[Judged]:
 def main() -> int:
     """Judge all cases; return 1 if one is failing."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("classes", nargs="*", default=CLASSES, help=f"of {', '.join(CLASSES)}")
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     found: list[Judged] = []
-    for name in CLASSES:
+    for name in options.classes:
         for one in judged(cases_of(name, options.seed)[:: options.every]):
             found.append(one)
             if one.verdict == "failing":
