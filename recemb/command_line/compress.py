@@ -21,7 +21,8 @@ from recemb.files import read_yaml, whole_file
 from recemb.measured import metrics_of
 from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild_data, rebuild_model, with_tables
-from recemb.results import config_hash, new_run, versions, write_results
+from recemb.results import config_hash, versions, write_results
+from recemb.run_folder import RunFolder
 from recemb.serving.export import served_program
 from recemb.stages import has_stage
 from recemb.tables.budget import parse_bytes
@@ -30,10 +31,14 @@ from recemb.tables.budget import parse_bytes
 def run(arguments: list[str]) -> None:
     """Write a checkpoint with smaller tables, and its quality on the validation file."""
     options = _options(arguments)
+    with RunFolder(options.run, "compress") as folder:
+        _compress(options, folder)
+
+
+def _compress(options: argparse.Namespace, folder: Path) -> None:
     started = time.perf_counter()
-    folder = options.run or new_run("compress", "compress")
     output = options.output or folder / "compressed.ckpt"
-    _check_new(folder, output)
+    _check_new(output)
     source = _read(options)
     budget = _budget(options, source.embeddings)
     # Before anything takes long, so that a missing file is said at once.
@@ -117,9 +122,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _check_new(folder: Path, output: Path) -> None:
-    if folder.exists() and any(folder.iterdir()):
-        raise RecembError(f"{folder}: the run folder is not empty; name a new one")
+def _check_new(output: Path) -> None:
     if output.suffix != ".ckpt":
         raise RecembError(f"{output}: the checkpoint's name must end in .ckpt")
     for path in (output, output.with_suffix(".yaml")):

@@ -14,7 +14,8 @@ from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild
-from recemb.results import new_run, versions, write_results
+from recemb.results import versions, write_results
+from recemb.run_folder import RunFolder
 from recemb.serving.export import export
 from recemb.serving.vocabulary_file import without_names, write_vocabulary
 
@@ -45,8 +46,12 @@ def run(arguments: list[str]) -> None:
         help="a package outside the project whose classes the checkpoint may name",
     )
     options = parser.parse_args(arguments)
+    with RunFolder(options.run, "export", begin="any") as folder:
+        _export(options, folder)
+
+
+def _export(options: argparse.Namespace, folder: Path) -> None:
     started = time.perf_counter()
-    folder = options.run or new_run("export", "export")
     output = options.output or folder / "model.pt"
     if output.suffix != ".pt":
         raise RecembError(f"{output}: the program's name must end in .pt")

@@ -14,7 +14,8 @@ from recemb.command_line.show import summary
 from recemb.errors import RecembError
 from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild
-from recemb.results import new_run, versions, write_results
+from recemb.results import versions, write_results
+from recemb.run_folder import RunFolder
 from recemb.serving.item_index import IndexSettings, ItemIndex, Kind
 from recemb.serving.program import with_served_tables
 from recemb.serving.recommend import Recommender
@@ -60,10 +61,14 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if any(not 0 < share <= 1 for share in options.selectivities) or options.count < 1:
         raise RecembError("index: selectivities must be above 0 and at most 1, count at least 1")
+    with RunFolder(options.run, "index", begin="any") as folder:
+        _index(options, folder)
+
+
+def _index(options: argparse.Namespace, folder: Path) -> None:
     started = time.perf_counter()
     source = fingerprint(options.checkpoint)
     model, schema = rebuild(options.checkpoint, options.allow)
-    folder = options.run or new_run("index", "index")
     output = options.output or folder / "index"
     if output.exists():
         raise RecembError(f"{output}: is there already; name another folder")

@@ -29,7 +29,8 @@ from recemb.files import one_line, whole_file, writing
 from recemb.jagged import Jagged, bag_of_each
 from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild_data, rebuild_model
-from recemb.results import new_run, versions, write_results
+from recemb.results import versions, write_results
+from recemb.run_folder import RunFolder
 from recemb.serving.item_index import ItemIndex
 from recemb.serving.program import with_served_tables
 from recemb.serving.recommend import Recommender
@@ -76,6 +77,11 @@ def run(arguments: list[str]) -> None:
         raise RecembError(f"recommend: count must be at least 1, got {options.count}")
     if (options.where is None) != (options.items is None):
         raise RecembError("recommend: --where and --items go together; give both or neither")
+    with RunFolder(options.run, "recommend", begin="any") as folder:
+        _recommend(options, folder)
+
+
+def _recommend(options: argparse.Namespace, folder: Path) -> None:
     started = time.perf_counter()
     checkpoint = read_checkpoint(options.checkpoint)
     model = rebuild_model(options.checkpoint, checkpoint, options.allow)
@@ -94,7 +100,6 @@ def run(arguments: list[str]) -> None:
         key = Key(options.key, column_names(config, ITEM), "--key")
         found = of_queries(options, model, asked, items, key)
         column = "query" if query == ITEM else query  # beside the column of the items that come
-    folder = options.run or new_run("recommend", "recommend")
     path = folder / RECOMMENDATIONS
     write_rows(path, column, asked, found, items)
     show_first(column, asked, found, items)

@@ -1,38 +1,38 @@
 """The verb itself: do the stages, train the baselines, report."""
 
+import argparse
 import time
 from pathlib import Path
 
 from recemb.command_line.search.baselines import BASELINES
 from recemb.command_line.search.methods import METHODS
 from recemb.command_line.search.options import parse, read_config
-from recemb.command_line.search.stages import PLAIN, Section, clear
+from recemb.command_line.search.stages import Section
 from recemb.errors import RecembError
 from recemb.measured import figure
 from recemb.memory import peak_memory_bytes
-from recemb.results import config_hash, new_run, table, versions, write_results
+from recemb.results import config_hash, table, versions, write_results
+from recemb.run_folder import Begin, RunFolder
 from recemb.search.plots import pyplot
 
 
 def run(arguments: list[str]) -> None:
     """Search the dimensions of a model's plain tables, and train what is found."""
     options = parse(arguments, run.__doc__)
-    started = time.perf_counter()
     if options.plots:
         pyplot()  # asked for before anything is trained
-    folder: Path = options.run or new_run("search", options.config.stem)
     if options.resume and not options.run:
         raise RecembError("resume: it needs the folder that --run names")
-    if folder.exists() and any(folder.iterdir()) and not options.resume:
-        raise RecembError(f"{folder}: the run folder is not empty; name a new one, or say --resume")
+    begin: Begin = "any" if options.resume else "new"
+    with RunFolder(options.run, "search", options.config.stem, begin) as folder:
+        _search(options, folder)
+
+
+def _search(options: argparse.Namespace, folder: Path) -> None:
+    started = time.perf_counter()
     config = read_config(options)
     search = METHODS[options.method](options, config, folder)
-    try:
-        results = search.results()
-    except Exception:
-        if [one.name for one in folder.iterdir()] == [PLAIN]:
-            clear(folder)  # refused before anything was made; the repeat finds no folder in its way
-        raise
+    results = search.results()
     baselines = {name: BASELINES[name](search) for name in options.baselines}
     if options.plots:
         search.plot(results["derived"], {**results["forms"], **baselines})
