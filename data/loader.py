@@ -129,8 +129,8 @@ class Loader:
         return {
             "data.init_args.batch_size": self.batch_size,
             "data.init_args.seed (seed_everything)": self.seed,
-            "data.init_args.shuffle_rows": min(self.shuffle_rows, num_rows),
             "the number of training rows": num_rows,
+            "data.init_args.shuffle_rows": min(self.shuffle_rows, num_rows),
             "the checksum of the training file": content_of(self.file.path),
         }
 
