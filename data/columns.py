@@ -148,6 +148,10 @@ class Columns:
                 raise RecembError(
                     f"{where}: vocabulary {shared!r} is not a column with a vocabulary of its own"
                 )
+            if column.type not in (None, "string", "integer"):
+                raise RecembError(
+                    f"{where}: type must be 'string' or 'integer', got {column.type!r}"
+                )
             types = {n: one.type for n, one in self.sharing(name).items() if one.type}
             if len(set(types.values())) > 1:
                 raise RecembError(

@@ -39,6 +39,8 @@ class IdsOfFile:
         """
         dtype = self.file.type_of(self.name)
         nested = isinstance(dtype, pl.List | pl.Array)
+        if not (nested or dtype.is_integer() or is_text(dtype)) and not self.has_values():
+            return isinstance(self.column, ListColumn)
         if isinstance(self.column, ListColumn):
             is_joined = dtype == pl.String or (self.file.is_text and dtype.is_integer())
             if not (nested or is_joined or dtype == pl.Null):
@@ -50,8 +52,20 @@ class IdsOfFile:
         inner = dtype.inner if nested else dtype  # type: ignore[attr-defined]
         text = is_text(inner) and not isinstance(inner, pl.List | pl.Array)
         if not (text or inner.is_integer() or inner in (pl.Boolean, pl.Null)):
-            raise RecembError(f"{self.where}: ids must be integers or strings, got type {dtype}")
+            raise RecembError(
+                f"{self.where}: ids must be integers or strings, got type {dtype}; convert the "
+                "column to one of them"
+            )
         return isinstance(self.column, ListColumn)
+
+    def has_values(self) -> bool:
+        """Return whether any row holds an id; a column that is empty says nothing.
+
+        Whatever its type: pandas writes empty columns as floats.
+        """
+        value, dtype = exactly(self.name), self.file.type_of(self.name)
+        count = value.list.len().sum() if isinstance(dtype, pl.List) else value.count()
+        return bool(self.file.collect(self.file.scan().select(count)).item())
 
     def values(self, text: bool) -> pl.LazyFrame:
         """Return the ids one after the other, ``value``, without nulls and padding.
@@ -60,8 +74,10 @@ class IdsOfFile:
         """
         kind = pl.String if text else pl.Int64
         if not self.lists():
-            values = self.file.scan().select(value=exactly(self.name).cast(kind, strict=False))
-            return values.drop_nulls()
+            value = exactly(self.name)
+            if is_text(self.file.type_of(self.name)):
+                value = value.cast(pl.String)  # categories would be cast to their codes
+            return self.file.scan().select(value=value.cast(kind, strict=False)).drop_nulls()
         assert isinstance(self.column, ListColumn)
         value = self._parts().cast(pl.List(kind), strict=False)
         # Padding goes first, as in the encoder: it must not use up max_length.
@@ -76,7 +92,7 @@ class IdsOfFile:
         """Return the lists as lists; empty cells of joined ones are null."""
         value, dtype = exactly(self.name), self.file.type_of(self.name)
         if isinstance(dtype, pl.List | pl.Array):
-            return value
+            return value.cast(pl.List(pl.String)) if is_text(dtype) else value
         assert isinstance(self.column, ListColumn)
         text = value.cast(pl.String)
         return pl.when(text != "").then(text.str.split(self.column.separator))
@@ -95,7 +111,7 @@ class IdsOfFile:
             return ("string" if words else "integer" if some else None), False
         if isinstance(dtype, pl.List | pl.Array):
             dtype = dtype.inner  # type: ignore[assignment]
-        if dtype == pl.Null:
+        if not (is_text(dtype) or dtype.is_integer() or dtype == pl.Boolean):
             return None, False
         return ("string" if is_text(dtype) else "integer"), not self.file.is_text
 
@@ -118,6 +134,9 @@ def decide_text(columns: Sequence[IdsOfFile], declared: IdType | None) -> bool:
     for one, kind, is_certain in found:
         if kind is not None:
             (certain if is_certain else guessed).setdefault(kind, one)
+    if len({*certain, *guessed}) > 1:
+        with_values = [one for one in found if one[2] and one[0].has_values()]
+        certain = {kind: one for one, kind, _ in reversed(with_values) if kind is not None}
     strings = certain.get("string")
     integers = certain.get("integer")
     if integers is not None and strings is None:

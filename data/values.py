@@ -92,6 +92,10 @@ def of_kind(values: pl.Series, kind: IdKind | None) -> pl.Series:
     """
     dtype = values.dtype
     found_text = dtype in _TEXT
+    if values.null_count() == len(values) and not dtype.is_nested():
+        # Nothing is of any type.
+        is_text = found_text if kind is None else kind.is_text
+        return pl.Series("", [None] * len(values), pl.String if is_text else pl.Int64)
     if not (found_text or dtype.is_integer() or dtype in (pl.Boolean, pl.Null)):
         raise ValueAtError(f"ids must be integers or strings, got type {dtype}; convert the column")
     if kind is None or found_text == kind.is_text or dtype == pl.Null:

@@ -139,6 +139,47 @@ def test_a_list_that_is_empty_in_all_rows_of_training_says_nothing(folder: Path,
         assert set(ids(data, "validation", "h")) == {0}
 
 
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.Float64, pl.Null])
+@pytest.mark.parametrize("ids_of_training", [[7, 7, 8], ["x", "x", "z"]])
+def test_an_empty_column_of_parquet_says_nothing(
+    folder: Path, dtype: Any, ids_of_training: list
+) -> None:
+    files = {
+        "train": pl.DataFrame({"a": ids_of_training, "y": [0, 1, 1]}),
+        "validation": pl.DataFrame({"a": pl.Series([None, None], dtype=dtype), "y": [0, 1]}),
+    }
+    data = tabular(folder, files)
+    data.setup("fit")
+    assert data.schema.columns["a"].is_text is isinstance(ids_of_training[0], str)
+    assert ids(data, "validation") == [2, 2]
+
+
+def test_empty_lists_of_a_typed_column_say_nothing(folder: Path) -> None:
+    empty = pl.Series([[], []], dtype=pl.List(pl.Int64))
+    files = {
+        "train": pl.DataFrame({"a": ["x", "z"], "h": empty, "y": [0, 1]}),
+        "validation": pl.DataFrame({"a": ["x", "z"], "h": [["z"], ["z", "q"]], "y": [0, 1]}),
+    }
+    data = in_order(tabular(folder, files, lists={"h": ListColumn(vocabulary="a")}))
+    assert data.schema.columns["h"].is_text
+    first = ids(data, "train")
+    assert ids(data, "validation", "h") == [first[1], first[1], 2]
+
+
+def test_categories_are_read_by_their_text(folder: Path) -> None:
+    # The codes of the categories are 0, 1 and 2.
+    cells = pl.Series(["9", "8", "8"]).cast(pl.Categorical)
+    files = {"train": pl.DataFrame({"a": cells, "h": [[one] for one in cells], "y": [0, 1, 1]})}
+    files["train"] = files["train"].with_columns(pl.col("h").cast(pl.List(pl.Categorical)))
+    own = {
+        "categorical": {"a": IdColumn(type="integer")},
+        "lists": {"h": ListColumn(vocabulary="a")},
+    }
+    data = in_order(tabular(folder, files, **own))
+    assert data.schema.vocabularies["a"].keys_V.tolist() == [8, 9]
+    assert ids(data, "train") == ids(data, "train", "h") == [1, 0, 0]
+
+
 def test_tokens_that_look_like_numbers_are_text(folder: Path) -> None:
     data = in_order(tabular(folder, {"train": "a,y\n12e34,0\n12e34,1\n1200e32,1\n"}))
     assert ids(data, "train") == [0, 0, 1]

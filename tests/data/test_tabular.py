@@ -220,3 +220,26 @@ def test_attributes_lie_in_the_data_folder(folder: Path) -> None:
     found = tabular(folder, attributes=attributes).schema.attributes["tags"]
     assert found.values_M.tolist() == [0, 0, 1]
     assert found.offsets_V.tolist() == [0, 1, 3, 3]
+
+
+def test_a_relative_folder_is_of_the_current_one_or_of_the_root(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("RECEMB_DATA", str(folder.parent))
+    about = pl.DataFrame({"a": [1, 2], "tags": [[7], [7, 8]]})
+    about.write_parquet(folder / "about.parquet")
+    attributes = AttributeFile(path="about.parquet", key="a", lists={"tags": ListColumn()})
+    (here / folder.name).mkdir()  # it has the name, but none of the files
+    found = tabular(Path(folder.name), attributes=attributes)
+    assert found.file("train").num_rows == 4
+    assert found.schema.attributes["tags"].values_M.tolist() == [0, 0, 1]
+    OTHER.write_parquet(here / folder.name / "train.parquet")
+    # One folder holds all files: those of another are not taken for those that are missing.
+    with pytest.raises(RecembError, match=rf"^{folder.name}/test\.parquet: there is no such file"):
+        tabular(Path(folder.name)).file("test")
+    with pytest.raises(RecembError) as refused:
+        tabular(Path("shop")).setup("fit")
+    for root in (here, folder.parent):
+        assert f"{root}/shop/train.parquet" in str(refused.value)
