@@ -34,6 +34,8 @@ class Flat(nn.Module, ABC):
     """
 
     is_trainable = True
+    largest = torch.finfo(torch.float32).max
+    """The size of the largest number that a row can be given."""
     starts_K: Tensor
 
     def __init__(self, tables: Mapping[str, PhysicalTable]) -> None:
@@ -121,6 +123,7 @@ class Float16Flat(Flat):
     def __init__(self, tables: Mapping[str, PhysicalTable]) -> None:
         super().__init__(tables)
         self.dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        self.largest = torch.finfo(self.dtype).max
         # fp32 has 23 bits of mantissa, fp16 keeps 10 of them and bf16 keeps 7.
         self.lost_bits = 13 if self.precision == "fp16" else 16
         self._add("weight_RD", torch.empty(self.num_rows, self.dim, dtype=self.dtype))
@@ -304,6 +307,7 @@ class TableStepFlat(IntegerFlat):
 class RowStepFlat(IntegerFlat):
     """A scale and a bias per row, fitted to its smallest and largest element."""
 
+    largest = torch.finfo(torch.float16).max
     scale_R2: Tensor
 
     def __init__(self, tables: Mapping[str, PhysicalTable]) -> None:

@@ -10,53 +10,48 @@ Shapes: R rows of all tables of a form, D their width, T rows gathered, U <= T d
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from recemb.errors import RecembError
+from recemb.jagged import is_tracing
 from recemb.physical import PhysicalTable
 from recemb.rows.draw import drawn_whole, new_seed
 from recemb.rows.flat import Flat, LearnedStepFlat, make_flat
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import RowsOptimizer, check_optimizer
+from recemb.rows.pending import Pending
 from recemb.rows.store import STATE, TABLE, RowsStore, check_entries
-
-Pending = list[tuple[Tensor, Tensor]]
-"""Row numbers and gradients that backward passes have left for the next step."""
 
 
 class _Gather(torch.autograd.Function):
     """A selection of rows whose backward hands the gradient to the store."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, flat: Flat, rows_T: Tensor, pending: Pending) -> Tensor:
+    def forward(
+        ctx: Any, anchor: nn.Parameter, block: "_Block", rows_T: Tensor, pending: Pending
+    ) -> Tensor:
         ctx.save_for_backward(rows_T)
-        ctx.pending = pending
-        return flat.select(rows_T)
+        ctx.anchor, ctx.form, ctx.pending = anchor, block.form, pending
+        return block.flat.select(rows_T)
 
     @staticmethod
-    def backward(ctx: Any, grad_TD: Tensor) -> tuple[None, None, None, None]:
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor, None, None, None]:
         (rows_T,) = ctx.saved_tensors
-        ctx.pending.append((rows_T, grad_TD))
-        return None, None, None, None
+        ctx.pending.add(ctx.form, rows_T, grad_TD, ctx.anchor)
+        return torch.zeros_like(ctx.anchor), None, None, None
 
 
 @dataclass(slots=True)
 class _Block:
     """A flat with what training keeps beside it."""
 
+    form: str
     flat: Flat
     state: dict[str, Tensor]
-    pending: Pending = field(default_factory=list)
-
-    def take_pending(self) -> "Gradients":
-        """Return what backward passes have left since the last step, and forget it."""
-        rows_T = torch.cat([rows for rows, _ in self.pending])
-        grads_TD = torch.cat([grads for _, grads in self.pending])
-        self.pending.clear()
-        return Gradients(*sum_duplicates(rows_T, grads_TD), len(rows_T))
 
 
 class Gradients(NamedTuple):
@@ -65,6 +60,16 @@ class Gradients(NamedTuple):
     rows_U: Tensor
     grads_UD: Tensor
     reads: int
+
+
+class Update(NamedTuple):
+    """What a step makes of touched rows and their state, before any of it is stored."""
+
+    block: _Block
+    gradients: Gradients
+    new_UD: Tensor | None
+    """None where all rows are touched: their state is not copied, so it changes when they do."""
+    state: dict[str, Tensor]
 
 
 class Learning(NamedTuple):
@@ -92,6 +97,13 @@ class LocalRowsStore(RowsStore):
         optimizer: How touched rows change.
         seed: Of what rows begin with; by default one from torch's generator.
 
+    Raises:
+        RecembError: If a setting of the optimizer is out of range.
+
+    Attributes:
+        anchor: An empty parameter by which gathered rows require gradients: rows are frozen where
+            it does not (``requires_grad_(False)``), whatever the mode of the module.
+
     The rows are buffers, so no dense optimizer sees them.
     """
 
@@ -102,13 +114,16 @@ class LocalRowsStore(RowsStore):
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        check_optimizer("rows optimizer", optimizer)
         self.physical = dict(physical)
         self.optimizer = optimizer
         self.num_steps = 0
         # By width and precision, where this store sees but a part of a step's reads.
         self.reads_of: Mapping[tuple[int, str], int] = {}
-        # What makes gathered rows require gradients; it holds nothing and never gets one.
         self.anchor = nn.Parameter(torch.empty(0))
+        self.pending = Pending()
+        # What errors call the tables, where they have other names in this store.
+        self.titles: Mapping[str, str] = {}
         forms = {table.form: "_".join(map(str, table.form)) for table in self.physical.values()}
         self._block_of = {name: forms[table.form] for name, table in self.physical.items()}
         self.flats = nn.ModuleDict()
@@ -119,7 +134,7 @@ class LocalRowsStore(RowsStore):
             self.flats[key] = flat
             dims = optimizer.state_dims(flat.dim) if flat.is_trainable else {}
             state = {name: torch.zeros(flat.num_rows, n) for name, n in dims.items()}
-            self._blocks[key] = _Block(flat, state)
+            self._blocks[key] = _Block(key, flat, state)
         seed = new_seed() if seed is None else seed
         for name, table in self.physical.items():
             self._flat(name).assign(name, drawn_whole(name, table, seed))
@@ -141,9 +156,10 @@ class LocalRowsStore(RowsStore):
     def gather(self, tables: Sequence[str], rows_T: Tensor, sizes_F: Tensor) -> Tensor:
         """Select rows of the flat tensor; where a block ends does not matter here."""
         block = self._blocks[self._block_of[tables[0]]]
-        if torch.is_grad_enabled() and self.training and block.flat.is_trainable:
+        is_trained = self.anchor.requires_grad and block.flat.is_trainable
+        if is_trained and torch.is_grad_enabled() and not is_tracing():
             gathered: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
-                self.anchor, block.flat, rows_T, block.pending
+                self.anchor, block, rows_T, self.pending
             )
             return gathered
         return block.flat.select(rows_T)
@@ -151,7 +167,7 @@ class LocalRowsStore(RowsStore):
     @torch.no_grad()
     def step(self, reevaluate: Callable[[], object] | None = None) -> None:
         """Update each distinct touched row once, by the sum of its gradients."""
-        learning = self.update(is_reevaluated=reevaluate is not None)
+        learning = self.store(self.updates(), is_reevaluated=reevaluate is not None)
         if learning and reevaluate is not None:
             with torch.enable_grad():
                 reevaluate()
@@ -159,7 +175,8 @@ class LocalRowsStore(RowsStore):
 
     def take_gradients(self, block: _Block) -> Gradients | None:
         """Return what a block's rows have got, and forget it; None where there is nothing."""
-        return block.take_pending() if block.pending else None
+        taken = self.pending.take(block.form)
+        return None if taken is None else Gradients(*sum_duplicates(*taken), len(taken[0]))
 
     @property
     def learns_steps(self) -> bool:
@@ -167,44 +184,94 @@ class LocalRowsStore(RowsStore):
         return any(isinstance(block.flat, LearnedStepFlat) for block in self._blocks.values())
 
     @torch.no_grad()
-    def update(self, is_reevaluated: bool) -> list[Learning]:
-        """Update touched rows; return those whose steps wait for :meth:`learn_steps`.
+    def updates(self) -> list[Update]:
+        """Return what pending gradients make of rows, and forget them; nothing is stored yet.
+
+        Raises:
+            RecembError: If a number is not finite or outgrows its table's precision.
+        """
+        taken = [(block, self.take_gradients(block)) for block in self._blocks.values()]
+        self.discard()
+        updates = [self._update(block, own) for block, own in taken if own is not None]
+        self._check_finite(
+            (one.block, one.gradients, one.gradients.grads_UD if one.new_UD is None else one.new_UD)
+            for one in updates
+        )
+        return updates
+
+    def _update(self, block: _Block, gradients: Gradients) -> Update:
+        if len(gradients.rows_U) == block.flat.num_rows:
+            # Distinct and as many as there are: all rows in order.
+            return Update(block, gradients, None, block.state)
+        rows_U = gradients.rows_U
+        touched = {key: values.index_select(0, rows_U) for key, values in block.state.items()}
+        return Update(block, gradients, self._new_rows(block, gradients, touched), touched)
+
+    def _new_rows(self, block: _Block, gradients: Gradients, state: Mapping[str, Tensor]) -> Tensor:
+        rows_U, grads_UD, _ = gradients
+        old_UD = block.flat.select(rows_U)
+        return self.optimizer.update(old_UD, grads_UD, state, self.num_steps + 1)
+
+    @torch.no_grad()
+    def store(self, updates: Sequence[Update], is_reevaluated: bool) -> list[Learning]:
+        """Store updates; return the rows whose steps wait for :meth:`learn_steps`.
 
         Args:
+            updates: What :meth:`updates` has returned.
             is_reevaluated: Whether forward and backward run once more on the same batch before
                 that. If not, learned steps move at once.
         """
-        self.num_steps += 1
-        learning: list[Learning] = []
-        for block in self._blocks.values():
-            taken = self.take_gradients(block)
-            if taken is None:
-                continue
-            rows_U, grads_UD, reads = taken
-            # Distinct and as many as there are: all rows in order, whose state need not be copied.
-            is_whole = len(rows_U) == block.flat.num_rows
-            touched = block.state
-            if not is_whole:
-                touched = {key: all_.index_select(0, rows_U) for key, all_ in block.state.items()}
-            old_UD = block.flat.select(rows_U)
-            new_UD = self.optimizer.update(old_UD, grads_UD, touched, self.num_steps)
-            if not is_whole:
+        learning = []
+        for block, gradients, new_UD, state in updates:
+            rows_U, grads_UD, reads = gradients
+            if new_UD is None:
+                new_UD = self._new_rows(block, gradients, state)
+                self._check_finite([(block, gradients, new_UD)])
+            else:
                 for key, values in block.state.items():
-                    values.index_copy_(0, rows_U, touched[key])
+                    values.index_copy_(0, rows_U, state[key])
             if not isinstance(block.flat, LearnedStepFlat):
                 block.flat.write(rows_U, new_UD)
             elif is_reevaluated:
                 block.flat.write_nearest(rows_U, new_UD)
                 learning.append(Learning(block, rows_U, new_UD))
             else:
-                self._move_steps(block.flat, rows_U, new_UD, grads_UD, reads)
+                self._move_steps(block, rows_U, new_UD, grads_UD, reads)
+        self.num_steps += 1
         return learning
+
+    def _check_finite(self, found: Iterable[tuple[_Block, Gradients, Tensor]]) -> None:
+        """Raise a :class:`RecembError` if a block's rows cannot be given these numbers."""
+        found = [one for one in found if one[2].numel()]
+        if not found:
+            return
+        # One reading for all: on a GPU each waits for what has been asked of it.
+        sizes = torch.stack([torch.linalg.vector_norm(new, math.inf) for _, _, new in found])
+        for (block, gradients, new_UD), size in zip(found, sizes.tolist(), strict=True):
+            if not size <= block.flat.largest:
+                raise self._not_finite(block.flat, gradients, new_UD)
+
+    def _not_finite(self, flat: Flat, gradients: Gradients, new_UD: Tensor) -> RecembError:
+        """Return the error that names the first row which cannot be stored."""
+        is_wrong_U = ~(new_UD.abs() <= flat.largest).all(1)
+        row = int(gradients.rows_U[is_wrong_U][0])
+        name, place = next(one for one in flat.places.items() if one[1].start <= row < one[1].stop)
+        where = f"table {self.titles.get(name, name)!r}: step {self.num_steps + 1} was not made"
+        if not gradients.grads_UD[is_wrong_U][0].isfinite().all():
+            return RecembError(
+                f"{where}, for the gradient of row {row - place.start} is not finite; lower the "
+                "learning rates, look for such numbers in the data and the loss, and do not scale "
+                "the loss (GradScaler, 16-mixed): bf16-mixed needs no scaling"
+            )
+        return RecembError(
+            f"{where}, for row {row - place.start} would outgrow what {flat.precision} rows hold "
+            f"({flat.largest:.3g}); lower the learning rates, or take a wider precision"
+        )
 
     @torch.no_grad()
     def learn_steps(self, learning: Sequence[Learning]) -> None:
         """Move learned steps by the gradient at the new rows, rounded to the nearest."""
         for block, rows_U, new_UD in learning:
-            assert isinstance(block.flat, LearnedStepFlat)
             # Of accumulated batches only the last comes again, and a model may draw at random what
             # it reads: the steps of rows that do not come stay, rows that are new wait their turn.
             grads_UD, reads = torch.zeros_like(new_UD), 0
@@ -214,22 +281,25 @@ class LocalRowsStore(RowsStore):
                 is_known_A = torch.isin(again_A, rows_U)
                 place_A = torch.searchsorted(rows_U, again_A[is_known_A])
                 grads_UD.index_copy_(0, place_A, grads_AD[is_known_A])
-            self._move_steps(block.flat, rows_U, new_UD, grads_UD, reads)
+            self._move_steps(block, rows_U, new_UD, grads_UD, reads)
         self.discard()
 
     def _move_steps(
-        self, flat: LearnedStepFlat, rows_U: Tensor, new_UD: Tensor, grads_UD: Tensor, reads: int
+        self, block: _Block, rows_U: Tensor, new_UD: Tensor, grads_UD: Tensor, reads: int
     ) -> None:
+        flat = block.flat
+        assert isinstance(flat, LearnedStepFlat)
         reads = self.reads_of.get((flat.dim, flat.precision), reads)
         gradient_U1 = flat.step_gradient(rows_U, new_UD, grads_UD)
+        self._check_finite([(block, Gradients(rows_U, grads_UD, reads), gradient_U1)])
         rate = self.optimizer.step_learning_rate / math.sqrt(max(1, reads) * flat.dim * flat.limit)
         flat.move_steps(rows_U, -rate * gradient_U1)
         flat.write(rows_U, new_UD)
 
     def discard(self) -> None:
         """Forget pending gradients."""
-        for block in self._blocks.values():
-            block.pending.clear()
+        self.pending.clear()
+        self.anchor.grad = None
 
     @torch.no_grad()
     def reset(self, table: str, rows_U: Tensor, values_UD: Tensor) -> None:
@@ -289,5 +359,6 @@ class LocalRowsStore(RowsStore):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Save whole tables by name, not flat tensors: the form that every store loads."""
+        self.pending.say_unsaved()
         for name, rows in self.tables().items():
             destination[f"{prefix}{name}"] = rows

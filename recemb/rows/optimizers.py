@@ -167,6 +167,16 @@ class Adam(RowsOptimizer):
         return rows_UD.addcdiv(mean_UD, root_UD, value=-rate)
 
 
+def check_optimizer(where: str, optimizer: RowsOptimizer) -> None:
+    """Raise a :class:`RecembError` if this is no optimizer of rows, or one set out of range."""
+    if not isinstance(optimizer, RowsOptimizer):
+        raise RecembError(
+            f"{where}: rows need an optimizer of recemb.rows.optimizers, such as Adam(), got "
+            f"{type(optimizer).__name__}; torch's are for the other parameters"
+        )
+    optimizer.check(where)
+
+
 if TYPE_CHECKING:
     AnyRowsOptimizer = RowsOptimizer
 else:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recemb.errors import RecembError
 from recemb.physical import PhysicalTable
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import RowsOptimizer, check_optimizer
 from recemb.rows.store import RowsStore, check_entries
 
 
@@ -19,6 +19,7 @@ class ReferenceRowsStore(RowsStore):
 
     def __init__(self, physical: Mapping[str, PhysicalTable], optimizer: RowsOptimizer) -> None:
         super().__init__()
+        check_optimizer("rows optimizer", optimizer)
         self.physical = dict(physical)
         self.optimizer = optimizer
         self.num_steps = 0
@@ -58,6 +59,14 @@ class ReferenceRowsStore(RowsStore):
     @torch.no_grad()
     def step(self, reevaluate: Callable[[], object] | None = None) -> None:
         """Update touched rows one by one."""
+        for name, number in self.index.items():
+            grad = self.weights[number].grad
+            if grad is not None and not grad.isfinite().all():
+                self.discard()
+                raise RecembError(
+                    f"table {name!r}: step {self.num_steps + 1} was not made, for a gradient is "
+                    "not finite; lower the learning rates, or look for such numbers in the data"
+                )
         self.num_steps += 1
         for weight, state, touched in zip(self.weights, self.state, self.touched, strict=True):
             for row in sorted(touched) if weight.grad is not None else ():

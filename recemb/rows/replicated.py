@@ -15,16 +15,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recemb import collectives
-from recemb.rows.local import Gradients, Learning, LocalRowsStore, _Block, sum_duplicates
+from recemb.rows.local import Gradients, Learning, LocalRowsStore, Update, _Block, sum_duplicates
 
 
 class ReplicatedRowsStore(LocalRowsStore):
     """A local store in each process of the default group; gradients are averaged over them."""
 
-    def update(self, is_reevaluated: bool) -> list[Learning]:
-        """Update touched rows, rounded at random alike in all processes."""
+    def store(self, updates: Sequence[Update], is_reevaluated: bool) -> list[Learning]:
+        """Store updates, rounded at random alike in all processes."""
         with self._same_draws():
-            return super().update(is_reevaluated)
+            return super().store(updates, is_reevaluated)
 
     def learn_steps(self, learning: Sequence[Learning]) -> None:
         """Move learned steps, rounded at random alike in all processes."""
@@ -51,7 +51,7 @@ class ReplicatedRowsStore(LocalRowsStore):
         """
         if not block.flat.is_trainable:
             return None
-        own = block.take_pending() if block.pending else None
+        own = super().take_gradients(block)
         if own is None:
             empty = torch.zeros(0, dtype=torch.int64, device=block.flat.starts_K.device)
             own = Gradients(empty, torch.zeros(0, block.flat.dim, device=empty.device), 0)

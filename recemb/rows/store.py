@@ -12,6 +12,9 @@ Contract (``tests/rows/contract.py`` holds every store to it):
 * an update is that of the summed gradient of each distinct row, whatever the duplicates, and leaves
   rows that were not gathered, and their optimizer state, untouched;
 * several backward passes before a step add up;
+* gradients follow ``requires_grad`` and the grad mode alone: rows train in evaluation mode too;
+* no row is given a number that is not finite or outgrows its precision: such a step is refused
+  before any row changes, and its gradients are gone;
 * ``tables`` and ``optimizer_state`` are canonical: whole physical tables by name, the same from
   every store and at every number of processes, so that what one saved another loads.
 """
@@ -63,7 +66,7 @@ class RowsStore(nn.Module, ABC):
 
     @abstractmethod
     def gather(self, tables: Sequence[str], rows_T: Tensor, sizes_F: Tensor) -> Tensor:
-        """Return rows as (T, dim); differentiable while training.
+        """Return rows as (T, dim); differentiable unless frozen or under ``no_grad``.
 
         Args:
             tables: F names, one per block of rows; a name may repeat; all of one ``dim``.
@@ -79,6 +82,10 @@ class RowsStore(nn.Module, ABC):
             reevaluate: Runs forward and backward once more on the same batch. Learned
                 quantisation steps take their gradient there, at the updated rows; without it they
                 take that of the pass before. Called only where steps are learned.
+
+        Raises:
+            RecembError: If a row would become a number that is not finite, or one too large for
+                its precision. Where there are several processes, it is raised where the row is.
         """
 
     @abstractmethod

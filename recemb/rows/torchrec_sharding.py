@@ -56,6 +56,9 @@ class Lookup(nn.Module):
             for name, piece in zip(self.names, pieces, strict=True)
         }
         self.store = LocalRowsStore(own, optimizer, seed=0).to(device)
+        self.store.titles = {
+            name: name_of[piece.name] for name, piece in zip(self.names, pieces, strict=True)
+        }
         bases = [self.store.base_row(name) for name in self.names]
         self.register_buffer("base_K", torch.tensor(bases, dtype=torch.int64), persistent=False)
         self.register_buffer("nothing", torch.zeros(0, requires_grad=True), persistent=False)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 from torchrec.distributed.types import ShardingEnv
 
@@ -23,7 +23,7 @@ from recemb.errors import RecembError
 from recemb.physical import INTEGERS, PhysicalTable, zeros
 from recemb.rows.draw import drawn, drawn_whole, new_seed
 from recemb.rows.local import LocalRowsStore
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import RowsOptimizer, check_optimizer
 from recemb.rows.placement import Piece, part_of
 from recemb.rows.planner import place
 from recemb.rows.replicated import ReplicatedRowsStore
@@ -58,7 +58,10 @@ class TorchRecRowsStore(RowsStore):
 
     Raises:
         RecembError: If there is no process group, if a table cannot lie as its ``sharding`` says,
-            or if the tables do not fit.
+            if the tables do not fit, or if a setting of the optimizer is out of range.
+
+    Attributes:
+        anchor: As that of a local store; the stores inside have it in common.
     """
 
     has_buffers = False
@@ -77,6 +80,7 @@ class TorchRecRowsStore(RowsStore):
                 "rows: the TorchRec store needs a process group; start with torchrun, or call "
                 "torch.distributed.init_process_group"
             )
+        check_optimizer("rows optimizer", optimizer)
         self.physical = dict(physical)
         self.device = device or torch.device("cpu")
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
@@ -95,8 +99,8 @@ class TorchRecRowsStore(RowsStore):
         small = {name: table for name, table in self.physical.items() if name not in self.pieces}
         # Undrawn, like the pieces: below, each process draws what it holds.
         empty = {name: replace(table, initializer=zeros) for name, table in small.items()}
-        # Past nn.Module's registration, here and below: state, mode and device of the stores inside
-        # are this store's business, and their parameters nobody's.
+        # Past nn.Module's registration, here and below: state and device of the stores inside are
+        # this store's business.
         self.__dict__["replicated"] = ReplicatedRowsStore(empty, optimizer, seed=0).to(self.device)
         # Reads since the last step of the forms that learn their steps, by width and precision.
         self._reads = {
@@ -106,6 +110,9 @@ class TorchRecRowsStore(RowsStore):
         }
         self._sharded: dict[str, ShardedTables] = {}
         self._make_sharded()
+        self.anchor = nn.Parameter(torch.empty(0, device=self.device))
+        for store in self._stores():
+            store.anchor = self.anchor
         self._held = list(self._find_held())
         seed = new_seed()
         for name, table in small.items():
@@ -155,12 +162,6 @@ class TorchRecRowsStore(RowsStore):
             own[start : start + len(rows_CD)] = rows_CD[:, columns]
         held.store.assign(held.name, own.to(self.device))
 
-    def _follow_mode(self) -> None:
-        """Give the stores inside this one's mode: Lightning sets it past ``train()``."""
-        if self.replicated.training != self.training:
-            for store in self._stores():
-                store.training = self.training
-
     @property
     def num_steps(self) -> int:
         """Steps so far: as many in all stores inside."""
@@ -189,9 +190,8 @@ class TorchRecRowsStore(RowsStore):
 
     def gather(self, tables: Sequence[str], rows_T: Tensor, sizes_F: Tensor) -> Tensor:
         """Exchange row numbers and vectors with the owners."""
-        self._follow_mode()
         form = self.physical[tables[0]].form
-        if form[2] == "learned" and self.training and torch.is_grad_enabled():
+        if form[2] == "learned" and self.anchor.requires_grad and torch.is_grad_enabled():
             self._reads[form[:2]] += len(rows_T)
         is_here = [table not in self.pieces for table in tables]
         if all(is_here):
@@ -230,7 +230,12 @@ class TorchRecRowsStore(RowsStore):
         # Decided by the tables and not by what this process touched: all must run it, or none.
         again = reevaluate if self._reads else None
         self._share_reads()
-        learning = [store.update(is_reevaluated=again is not None) for store in stores]
+        # Nothing is stored before all that this process holds is known to be right.
+        updates = [store.updates() for store in stores]
+        learning = [
+            store.store(own, is_reevaluated=again is not None)
+            for store, own in zip(stores, updates, strict=True)
+        ]
         if again is not None:
             again()
             self._share_reads()

@@ -241,7 +241,7 @@ class _VQ(_Quantizer):
     def forward(
         self, queries_ND: Tensor, limits_N: Tensor, number_N: Tensor, commitment: float
     ) -> Tensor:
-        """Return the chosen values; in training, with the query's gradient.
+        """Return the chosen values, with the query's gradient; in training the loss grows too.
 
         Args:
             queries_ND: The rows of ids.
@@ -255,7 +255,7 @@ class _VQ(_Quantizer):
         codes_UP = self.codes(queries_ND[first_U], limits_N[first_U])
         values_ND = self.read(codes_UP[place_N])
         if not self.training:
-            return values_ND
+            return with_gradient_of(queries_ND, values_ND)
         # Sums, because the mean over no ids is no number, and parts of a batch may be uneven.
         pull = (values_ND - queries_ND.detach()).square().sum()
         commit = (queries_ND - values_ND.detach()).square().sum()
@@ -297,14 +297,27 @@ class _SX(_Quantizer):
     def forward(
         self, queries_ND: Tensor, limits_N: Tensor, number_N: Tensor, commitment: float
     ) -> Tensor:
-        """Return the chosen values; in training, with the gradient of the softmax."""
+        """Return the chosen values, with the gradient of the softmax where rows are trained."""
+        values_ND = None
         if not self.training:
-            return self.read(self.codes(queries_ND, limits_N))
+            values_ND = self.read(self.codes(queries_ND, limits_N))
+            if not queries_ND.requires_grad:
+                return values_ND
         responses_NPK = self.responses(queries_ND.unflatten(1, (self.num_parts, -1)))
         soft_NPK = responses_NPK.softmax(2)
         hard_NPK = F.one_hot(soft_NPK.argmax(2), soft_NPK.shape[2]).to(soft_NPK.dtype)
         choice_NPK = soft_NPK + (hard_NPK - soft_NPK).detach()
-        return torch.einsum("npk,pkd->npd", choice_NPK, self.own_PKd).flatten(1)
+        chosen_ND = torch.einsum("npk,pkd->npd", choice_NPK, self.own_PKd).flatten(1)
+        if values_ND is None:
+            return chosen_ND
+        return with_gradient_of(chosen_ND, values_ND.detach())
+
+
+def with_gradient_of(trained_ND: Tensor, values_ND: Tensor) -> Tensor:
+    """Return values as they are to the bit, with the gradient of others as well as their own."""
+    if not trained_ND.requires_grad:
+        return values_ND
+    return values_ND + (trained_ND - trained_ND.detach())
 
 
 def nearest(queries_NPd: Tensor, keys_PKd: Tensor) -> Tensor:

@@ -334,6 +334,51 @@ class RowsStoreContract:
         store.train().step()
         assert_same(store.tables(), before)
 
+    @pytest.mark.parametrize("is_training", [True, False])
+    def test_rows_train_in_every_mode(
+        self, make_store: MakeStore, optimizer: RowsOptimizer, is_training: bool
+    ) -> None:
+        store, oracle = make_store(drawn(), optimizer), Oracle(drawn(), optimizer)
+        store.train(is_training)
+        (step,) = random_steps(seed=7, num_steps=1)
+        train(store, [step])
+        oracle.step(step)
+        oracle.check(store)
+
+    def test_frozen_rows_ask_for_no_gradient_and_stay(self, make_store: MakeStore) -> None:
+        store = make_store(drawn(), SGD(learning_rate=0.5))
+        before = copies(store.tables())
+        store.requires_grad_(False)
+        assert not gather(store, [("a", [1, 3]), ("b", [0])]).requires_grad
+        store.step()
+        assert_same(store.tables(), before)
+        store.requires_grad_(True)
+        train(store, [[([("a", [1])], torch.ones(1, 4))]])
+        assert torch.equal(store.tables()["a"][1], before["a"][1] - 0.5)
+
+    @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+    @pytest.mark.parametrize("asked", [[4, 2, 4], list(range(9))], ids=["some rows", "all rows"])
+    def test_gradients_that_are_not_finite_change_nothing_anywhere(
+        self, make_store: MakeStore, optimizer: RowsOptimizer, wrong: float, asked: list[int]
+    ) -> None:
+        store = make_store({"b": drawn()["b"], "wide": drawn()["wide"]}, optimizer)
+        oracle = Oracle({"b": drawn()["b"], "wide": drawn()["wide"]}, optimizer)
+        first = [([("b", asked), ("b", [1])], torch.ones(len(asked) + 1, 4))]
+        train(store, [first])
+        oracle.step(first)
+        rows, state = copies(store.tables()), copies(store.optimizer_state())
+        grads = torch.ones(len(asked), 4)
+        grads[1, 3] = wrong
+        backward(store, [([("wide", [3])], torch.ones(1, 6)), ([("b", asked)], grads)])
+        with pytest.raises(RecembError, match=r"^table 'b': step 2 was not made, .* not finite"):
+            store.step()
+        assert_same(store.tables(), rows)
+        assert_same(store.optimizer_state(), state)
+        # The gradients are gone, and who catches the error may go on.
+        train(store, [first])
+        oracle.step(first)
+        oracle.check(store)
+
     def test_backward_passes_before_a_step_add_up(
         self, make_store: MakeStore, optimizer: RowsOptimizer
     ) -> None:

@@ -1,20 +1,29 @@
 """The local store under the contract of every store, and against the reference store."""
 
+import warnings
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recemb.errors import RecembError
+from recemb.physical import PhysicalTable, Precision, zeros
+from recemb.physical import Step as QuantisationStep
 from recemb.rows.local import LocalRowsStore, sum_duplicates
-from recemb.rows.optimizers import SGD
+from recemb.rows.optimizers import SGD, Adam
 from recemb.rows.reference import ReferenceRowsStore
+from recemb.rows.store import RowsStore
 from tests.rows.contract import (
     OPTIMIZERS,
+    Drawn,
     MakeStore,
     RowsStoreContract,
     Step,
     assert_same,
+    backward,
     copies,
     drawn,
     gather,
@@ -92,9 +101,143 @@ def test_a_dense_optimizer_leaves_the_rows_alone() -> None:
     assert_same(store.tables(), before)
 
 
-def test_evaluation_asks_for_no_gradient() -> None:
-    store = LocalRowsStore(numbered(), SGD()).eval()
-    assert not gather(store, [("a", [0])]).requires_grad
+@pytest.mark.parametrize("no_gradient", [torch.no_grad, torch.inference_mode])
+def test_reading_without_gradients_asks_for_none(no_gradient: Callable[[], Any]) -> None:
+    store = LocalRowsStore(numbered(), SGD())
+    with no_gradient():
+        assert not gather(store, [("a", [0])]).requires_grad
+
+
+# What cannot be stored
+
+
+@pytest.mark.parametrize(
+    ("precision", "step", "value", "fits"),
+    [
+        ("fp32", "table", 3e38, True),
+        ("fp16", "table", 65_000.0, True),
+        ("fp16", "table", 66_000.0, False),
+        ("bf16", "table", 1e38, True),
+        ("int8", "row", 60_000.0, True),
+        ("int8", "row", 66_000.0, False),
+        ("int8", "table", 1e20, True),
+    ],
+)
+def test_rows_that_outgrow_their_precision_are_refused(
+    precision: Precision, step: QuantisationStep, value: float, fits: bool
+) -> None:
+    physical = {
+        "first": PhysicalTable(num_rows=3, dim=2, initializer=zeros, precision=precision),
+        "a": PhysicalTable(num_rows=4, dim=2, initializer=zeros, precision=precision, step=step),
+    }
+    store = LocalRowsStore(physical, SGD(learning_rate=1.0))
+    backward(store, [([("a", [2])], torch.full((1, 2), -value))])
+    if fits:
+        store.step()
+        assert store.values("a")[2].tolist() == pytest.approx([value, value], rel=0.02)
+        assert store.num_steps == 1
+        return
+    message = rf"^table 'a': step 1 was not made, for row 2 would outgrow what {precision} rows ho"
+    with pytest.raises(RecembError, match=message):
+        store.step()
+    assert not store.values("a").any()
+    assert store.num_steps == 0
+
+
+def test_learned_steps_stay_finite() -> None:
+    """The pass that is run again may find what the first has not."""
+    physical = {
+        "a": PhysicalTable(
+            num_rows=4, dim=2, initializer=Drawn(1), precision="int8", step="learned"
+        )
+    }
+    store = LocalRowsStore(physical, SGD(learning_rate=0.1))
+    backward(store, [([("a", [2])], torch.ones(1, 2))])
+
+    def again() -> None:
+        backward(store, [([("a", [2])], torch.tensor([[1.0, float("nan")]]))])
+
+    with pytest.raises(RecembError, match=r"^table 'a': .* the gradient of row 2 is not finite"):
+        store.step(again)
+    assert all(one.isfinite().all() for one in store.tables().values())
+
+
+# Steps that are forgotten
+
+
+ONES: Step = [([("a", [1])], torch.ones(1, 4))]
+
+
+def test_zero_grad_before_a_step_drops_gradients_and_says_so() -> None:
+    """As it drops those of all other parameters."""
+    store = LocalRowsStore(drawn(), SGD(learning_rate=0.5))
+    before = copies(store.tables())
+    optimizer = torch.optim.SGD(store.parameters(), lr=1.0)
+    backward(store, [*ONES, *ONES])
+    optimizer.zero_grad()
+    with pytest.warns(UserWarning, match=r"^rows: the gradients of 2 backward passes were dropped"):
+        backward(store, ONES)
+    store.step()
+    assert torch.equal(store.tables()["a"][1], before["a"][1] - 0.5)
+
+
+@pytest.mark.parametrize("order", ["zero, step", "step, zero", "zero afterwards"])
+def test_zero_grad_in_its_place_says_nothing(order: str, recwarn: pytest.WarningsRecorder) -> None:
+    store = LocalRowsStore(drawn(), SGD(learning_rate=0.5))
+    before = copies(store.tables())
+    for _ in range(3):
+        if order == "zero, step":
+            store.zero_grad()
+        backward(store, [*ONES, *ONES])
+        if order == "zero afterwards":
+            store.zero_grad()
+        store.step()
+        if order == "step, zero":
+            store.zero_grad()
+    assert torch.equal(store.tables()["a"][1], before["a"][1] - 3.0)
+    assert not recwarn.list
+
+
+def test_a_hundred_passes_without_a_step_are_said_once() -> None:
+    store = LocalRowsStore(drawn(), SGD())
+    backward(store, ONES * 98)
+    store.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # Two gathers of one pass are one pass.
+        for _ in range(99):
+            (gather(store, [("a", [1])]).sum() + gather(store, [("b", [1])]).sum()).backward()
+    with pytest.warns(UserWarning, match=r"^rows: the gradients of 100 backward passes wait for "):
+        backward(store, ONES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backward(store, ONES * 200)
+
+
+def test_saving_without_the_gradients_that_wait_is_said() -> None:
+    store = LocalRowsStore(drawn(), SGD())
+    backward(store, ONES)
+    with pytest.warns(UserWarning, match=r"^rows: rows were saved while gradients wait"):
+        store.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (SGD(learning_rate=-0.1), r"^rows optimizer: learning_rate must be above 0, got -0.1$"),
+        (Adam(learning_rate=float("nan")), r"^rows optimizer: learning_rate must be above 0, got"),
+        (
+            torch.optim.SGD([torch.zeros(1)], lr=0.1),
+            r"^rows optimizer: .* got SGD; torch's are for",
+        ),
+        (SGD, r"^rows optimizer: rows need an optimizer of recemb\.rows\.optimizers"),
+        (None, r"^rows optimizer: .* got NoneType"),
+    ],
+)
+@pytest.mark.parametrize("store", [LocalRowsStore, ReferenceRowsStore])
+def test_a_bad_optimizer_is_refused(store: type[RowsStore], optimizer: Any, message: str) -> None:
+    with pytest.raises(RecembError, match=message):
+        store(drawn(), optimizer)  # type: ignore[call-arg]
 
 
 def test_state_dict_holds_whole_tables_by_name() -> None:

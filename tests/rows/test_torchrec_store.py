@@ -2,21 +2,53 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from recemb.physical import PhysicalTable, Sharding
 from recemb.rows.local import LocalRowsStore
+from recemb.rows.optimizers import RowsOptimizer
 from recemb.rows.planner import loads_of, place
-from recemb.rows.torchrec_store import BATCH_SIZE
+from recemb.rows.store import RowsStore
+from recemb.rows.torchrec_store import BATCH_SIZE, TorchRecRowsStore
 from recemb.rows.world import RATES, World
+from tests.rows.contract import MakeStore, RowsStoreContract
 from tests.rows.decode import units
 from tests.rows.sharded_cases import BLOCKS, CASES, EXACT, NUM_STEPS, SAMPLES, batch, run, share
 
 WORLDS = [1, 2, 4, 1]
 """Numbers of processes, one after the other: each goes on from what the one before has saved."""
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A process group of this process alone."""
+    file = tmp_path_factory.mktemp("group") / "rendezvous"
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+class TestTorchRecRowsStoreInOneProcess(RowsStoreContract):
+    """All that the store does but sending, for a sharded table beside replicated ones."""
+
+    @pytest.fixture
+    def make_store(self) -> MakeStore:
+        def make(physical: Mapping[str, PhysicalTable], optimizer: RowsOptimizer) -> RowsStore:
+            how: dict[str, Sharding] = {"b": "row_wise"}
+            placed = {
+                name: replace(table, sharding=how.get(name, "data_parallel"))
+                for name, table in physical.items()
+            }
+            return TorchRecRowsStore(placed, optimizer)
+
+        return make
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,23 @@ class TrainingContract(Case):
                 assert parameter.grad is not None, name
                 assert parameter.grad.any(), name
 
+    def test_rows_are_trained_in_evaluation_mode_too(self, module: Embeddings) -> None:
+        before = stored(module)
+        users, items = list(range(SPACES["user"])), list(range(SPACES["item"]))
+        got = module.eval()(self.asked(items, [], users))
+        weights = torch.randn(70, self.width, generator=torch.Generator().manual_seed(3))
+        vectors = torch.cat([as_tensor(got["who"]), as_tensor(got["one"])])
+        with torch.no_grad():
+            again = module(self.asked(items, [], users))
+        assert torch.equal(as_tensor(again["one"]), as_tensor(got["one"]))
+        (vectors * weights).sum().backward()
+        module.step()
+        after = stored(module)
+        for part, rows in before.rows.items():
+            physical = module.rows.physical[module.physical_of["ads"][part]]
+            if physical.precision != "uint8":
+                assert (rows != after.rows[part]).any(), part
+
     def test_a_step_changes_the_rows_asked_for_and_no_other(self, module: Embeddings) -> None:
         keys = [5, 21, 5]
         before = stored(module)
