@@ -27,7 +27,7 @@ from models.parallel_histories import common_lengths
 from models.regularization import Met, batch_aware_decay
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
-from recemb.jagged import Ids, Jagged, to_padded
+from recemb.jagged import Ids, Jagged, is_tracing, to_padded
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
@@ -133,11 +133,10 @@ class DIN(FeatureTask):
     def _distinct(self, target_B: Tensor, history: Jagged) -> tuple[Tensor, Tensor]:
         """Return U items and, for each target and then each history item, its place among them.
 
-        Outside training the items stay as they are: one request has few duplicates, and a served
-        program is simpler without a sort.
+        A served program is simpler without a sort: there the items stay as they are.
         """
         items_N = torch.cat([target_B, history.values])
-        if self.training:
+        if not is_tracing():
             distinct_U, place_N = torch.unique(items_N, return_inverse=True)
             return distinct_U, place_N
         return items_N, torch.arange(items_N.shape[0], device=items_N.device)

@@ -22,6 +22,7 @@ from recemb.rows.choice import new_store
 from recemb.rows.optimizers import Adam, RowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig
+from recemb.trainer_settings import check_trainer
 
 STAGES = {"val": "validation", "test": "the test"}
 """What the stages of metrics are called in words."""
@@ -68,6 +69,11 @@ class EmbeddingTask(LightningModule):
         self.embeddings = Embeddings(
             tables, features, lambda physical: new_store(physical, optimizer)
         )
+
+    def setup(self, stage: str) -> None:
+        """Refuse a trainer's settings that would pass by the rows, before training."""
+        if stage == "fit":
+            check_trainer(self.trainer)
 
     def is_logged(self) -> bool:
         """Return whether loggers get this step's loss: a message for each would cost too much."""

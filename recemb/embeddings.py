@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recemb.errors import RecembError
 from recemb.feature_group import FeatureGroup, Member
-from recemb.features import Feature
+from recemb.features import Feature, check_features
 from recemb.jagged import Ids, Vectors, sizes_of
 from recemb.physical import PhysicalTable
 from recemb.rows.store import RowsStore
@@ -36,8 +36,17 @@ class Embeddings(nn.Module):
         features: Which features read them (:func:`recemb.features.resolve_features`).
         make_store: Called once with every physical table.
 
+    Rows get their gradients in every mode, as those of ``nn.Embedding`` do, unless they are frozen
+    (``requires_grad_(False)``) or read under ``no_grad``. What the mode decides is what a kind does
+    in training alone: admitting ids (dynamic), drawing widths (thresholded), adding to the loss.
+
+    No optimizer of torch knows the rows. So a plain loop must not scale its loss
+    (``torch.amp.GradScaler``; bf16 autocast needs none), and ``torch.nn.utils.clip_grad_norm_``
+    passes by the rows. Batches are accumulated by calling :meth:`step` after the last of them.
+
     Raises:
-        RecembError: If a table's settings are out of range or do not fit its features.
+        RecembError: If settings are out of range, if features and tables do not fit, or if two
+            features of one id space differ in its size.
 
     Attributes:
         tables: The configurations, solved: every budget has become a size.
@@ -54,6 +63,7 @@ class Embeddings(nn.Module):
         make_store: StoreFactory,
     ) -> None:
         super().__init__()
+        check_features(features, tables)
         self.features = tuple(features)
         self.make_store = make_store
         self.spaces = {name: _spaces(name, features) for name in tables}
@@ -306,11 +316,23 @@ class Embeddings(nn.Module):
             Per feature (B, D), pooled; or a ``Jagged`` of vectors where its pooling is ``none``.
 
         Raises:
-            RecembError: If the ids of a feature are missing.
+            RecembError: If the ids of a feature are missing, of another form or type, on another
+                device, or outside 0..num_ids - 1; or if there are ids of no feature. Nothing has
+                been read then.
         """
+        if not isinstance(ids, Mapping):
+            raise RecembError(f"embeddings: ids must be given by feature, got {type(ids).__name__}")
         missing = [name for name in self.dims if name not in ids]
         if missing:
-            raise RecembError(f"feature {missing[0]!r}: its ids are missing, got {sorted(ids)}")
+            raise RecembError(
+                f"feature {missing[0]!r}: its ids are missing, got {sorted(map(str, ids))}"
+            )
+        if len(ids) > len(self.dims):
+            extra = next(name for name in ids if name not in self.dims)
+            raise RecembError(
+                f"feature {extra!r}: there is none, but ids of it; leave them out, or name it "
+                f"among the features {sorted(self.dims)}"
+            )
         vectors: dict[str, Vectors] = {}
         for group in self.groups:
             vectors.update(group(ids, self.rows))

@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from recemb.asked import check_forms
 from recemb.jagged import Ids, Jagged, Vectors, is_tracing, sizes_of, split_rows
 from recemb.pooling import Pooling, pool
 from recemb.rows.store import RowsStore
@@ -47,6 +48,7 @@ class FeatureGroup(nn.Module):
         members = sorted(members, key=lambda member: repr(member.block_key))
         self.kind: TableKind = members[0].feature.config.build([one.feature for one in members])
         self.names = [member.feature.name for member in members]
+        self.are_lists = [member.form != "one" for member in members]
         self.part_tables = list(zip(*(member.physical for member in members), strict=True))
         self.blocks = [list(block) for _, block in groupby(members, key=lambda m: m.block_key)]
         reads = [member.feature.reads for member in members]
@@ -58,26 +60,35 @@ class FeatureGroup(nn.Module):
         self.last_of_block: Tensor
 
     def forward(self, ids: Mapping[str, Ids], rows: RowsStore) -> dict[str, Vectors]:
-        """Return the vectors of each of the group's features."""
+        """Return the vectors of each of the group's features.
+
+        Raises:
+            RecembError: If ids are of another form than their feature's, or outside its space.
+        """
+        if not is_tracing():  # a traced program checks its inputs itself
+            check_forms(self.names, self.are_lists, ids, self.reads_PF.device)
         asked = [ids[name] for name in self.names]
         values = [one if isinstance(one, Tensor) else one.values for one in asked]
         ids_N, sizes_F = torch.cat(values), sizes_of(values)
-        feature_F = torch.arange(len(values), device=sizes_F.device)
+        if ids_N.dtype != torch.int64:
+            ids_N = ids_N.to(torch.int64)
+        feature_F1 = torch.arange(len(values), device=sizes_F.device).unsqueeze(1)
+        is_even = not is_tracing() and len({len(one) for one in values}) == 1
+        if is_even:
+            # One id per sample: constants of features broadcast, see TableKind.encode.
+            ids_N = ids_N.view(len(values), len(values[0]))
+            feature_N = feature_F1.expand_as(ids_N).reshape(-1)
+        else:
+            feature_N = torch.repeat_interleave(feature_F1.squeeze(1), sizes_F)
         places: list[Tensor | None] = [None] * len(self.blocks)
         if self.kind.is_costly and not is_tracing():
-            feature_N = torch.repeat_interleave(feature_F, sizes_F)
-            ids_N, feature_N, place_N = distinct(ids_N, feature_N)
+            ids_N, feature_N, place_N = distinct(ids_N.flatten(), feature_N)
             given_F, sizes_F = sizes_F, torch.bincount(feature_N, minlength=len(values))
             rows_PT = self.kind.encode(ids_N, feature_N)
             places = self._places(place_N, given_F, sizes_F)
-        elif not is_tracing() and len({len(one) for one in values}) == 1:
-            # One id per sample: constants of features broadcast, see TableKind.encode.
-            feature_F1 = feature_F.unsqueeze(1)
-            rows_PT = self.kind.encode(ids_N.view(len(values), -1), feature_F1)
-            feature_N = feature_F1.expand(-1, len(values[0])).reshape(-1)
         else:
-            feature_N = torch.repeat_interleave(feature_F, sizes_F)
-            rows_PT = self.kind.encode(ids_N, feature_N)
+            rows_PT = self.kind.encode(ids_N, feature_F1 if is_even else feature_N)
+            ids_N = ids_N.flatten()
         cuts = [self._split_blocks(ids_N, sizes_F), self._split_blocks(feature_N, sizes_F)]
         for part, read in enumerate(rows_PT):
             if isinstance(read, PartialReads):

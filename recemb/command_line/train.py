@@ -51,6 +51,7 @@ from recemb.serving.export import served_program
 from recemb.stages import Stage, has_stage, require_stage
 from recemb.tables.budget import parse_bytes
 from recemb.throughput import Throughput
+from recemb.trainer_settings import check_settings
 from recemb.warm_start.start import warm_start
 
 if TYPE_CHECKING:
@@ -172,6 +173,9 @@ class TrainingCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Read the checkpoint, if there is one, before anything is built."""
+        given = self.config.trainer
+        if self.verb == "fit":
+            check_settings(given.precision, given.gradient_clip_val, given.gradient_clip_algorithm)
         self.plain: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         self.is_sharded = self.config.trainer.strategy == strategy.NAME
         if self.is_sharded:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from torch import Tensor
 
 from recemb.errors import RecembError
+from recemb.settings import check_types
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,7 @@ class RowsOptimizer(ABC):
 
     def check(self, where: str) -> None:
         """Raise a :class:`RecembError` that starts with ``where`` if a setting is out of range."""
+        check_types(where, self)
         for name in ("learning_rate", "step_learning_rate", "eps"):
             value = getattr(self, name, 1.0)
             if not 0 < value < math.inf:

@@ -23,13 +23,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
-from typing import Any, ClassVar, NamedTuple, Self, get_args
+from typing import Any, ClassVar, NamedTuple, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from recemb.errors import RecembError
 from recemb.physical import INTEGERS, Initializer, PhysicalTable, Precision, Sharding, Step
+from recemb.settings import check_types
 from recemb.tables.budget import parse_bytes
 
 FP32_BYTES = 4
@@ -49,6 +50,20 @@ class IdSpace:
     name: str
     num_ids: int | None
     counts_V: Tensor | None = field(default=None, compare=False)
+
+    def is_same(self, other: "IdSpace") -> bool:
+        """Return whether another numbers the same ids, counts included."""
+        mine, theirs = self.counts_V, other.counts_V
+        if self != other or (mine is None) != (theirs is None):
+            return False
+        return mine is theirs or bool(torch.equal(cast(Tensor, mine), cast(Tensor, theirs)))
+
+    def __str__(self) -> str:
+        """Return how many ids there are, in words."""
+        if self.num_ids is None:
+            return "raw ids"
+        counted = "" if self.counts_V is None else f", {len(self.counts_V)} of them counted"
+        return f"{self.num_ids} ids{counted}"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -105,6 +120,7 @@ class TableConfig(ABC):
 
     def check(self, where: str) -> None:
         """Raise a :class:`RecembError` that starts with ``where`` if a setting is out of range."""
+        check_types(where, self)
         if self.dim < 1:
             raise RecembError(f"{where}: dim must be at least 1, got {self.dim}")
         if not 0 < self.init_scale < math.inf:

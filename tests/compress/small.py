@@ -57,4 +57,4 @@ def vectors(made: Embeddings | Compressed, table: str = "t") -> np.ndarray:
         name: torch.arange(space.num_ids if name == table and space.num_ids else 1)
         for name, (space,) in owner.spaces.items()
     }
-    return as_tensor(owner.eval()(asked)[table]).numpy()
+    return as_tensor(owner.eval()(asked)[table]).detach().numpy()

@@ -139,8 +139,8 @@ def test_features_of_other_chunks_in_one_batch() -> None:
     }
     module = embeddings(tables, [feature(f"f_{name}", name) for name in tables])
     keys = [0, 49, 31]
-    module.eval()
-    got = module({f"f_{name}": ids(keys) for name in tables})
+    with torch.no_grad():
+        got = module({f"f_{name}": ids(keys) for name in tables})
     for name, config in tables.items():
         array = stored(module, name).rows["array"][:, 0]
         for row, key in enumerate(keys):
