@@ -20,6 +20,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from models.byte_rows import ByteRows
 from models.history_search import compiled_search
 from models.long_history import (
     AGES,
@@ -38,8 +39,6 @@ from recemb.serving.parity import TOLERANCE
 from recemb.serving.program import SIZE, ServedProgram, known_index, with_served_tables
 from recemb.vocabulary import Vocabulary
 
-LARGEST = 127
-"""Of int8, used symmetrically."""
 NOWHERE = -1
 """Stands where a history has fewer than k behaviours."""
 CHUNK = 1 << 16
@@ -48,30 +47,6 @@ REQUESTS = ((1, 1), (3, 7), (40, 200), (17, 2_500))
 """Targets and behaviours of the requests that are compared before anything is written."""
 SEARCH_TOLERANCE = 1e-5
 """Of a logit: its sums may be ordered by the shape of a request."""
-
-
-class ByteRows(nn.Module):
-    """Vectors as int8 with one scale per row.
-
-    Args:
-        vectors_Vd: fp32.
-    """
-
-    def __init__(self, vectors_Vd: Tensor) -> None:
-        super().__init__()
-        scale_V = vectors_Vd.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST
-        self.register_buffer("scale_V", scale_V)
-        self.register_buffer("rows_Vd", (vectors_Vd / scale_V.unsqueeze(1)).round().to(torch.int8))
-
-    def forward(self, ids_N: Tensor) -> Tensor:
-        """Return the vectors of ids: (N, d) fp32."""
-        rows_Nd = self.get_buffer("rows_Vd").index_select(0, ids_N).to(torch.float32)
-        return rows_Nd * self.get_buffer("scale_V").index_select(0, ids_N).unsqueeze(1)
-
-    def error(self, ids_N: Tensor) -> Tensor:
-        """Return how far an element of each vector may be from the one it stands for: (N, d)."""
-        half_N = 0.501 * self.get_buffer("scale_V").index_select(0, ids_N)
-        return half_N.unsqueeze(1).expand(-1, self.get_buffer("rows_Vd").shape[1])
 
 
 class SearchProgram(nn.Module):
