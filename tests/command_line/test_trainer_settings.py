@@ -43,6 +43,11 @@ def test_accumulated_batches_are_one_step_of_rows_too(folder, tmp_path) -> None:
         config["data"]["init_args"]["batch_size"] = size
         config["trainer"]["accumulate_grad_batches"] = count
         config["model"]["init_args"]["rows_optimizer"] = {"kind": "sgd", "learning_rate": 10.0}
+        # Dice, the default, goes by the mean of a batch.
+        config["model"]["init_args"]["network"] |= {
+            "activation": "relu",
+            "attention_activation": "relu",
+        }
         (tmp_path / str(size)).mkdir()
         run = tmp_path / str(size) / "run"
         arguments = ["fit", "--config", write(config, tmp_path / str(size)), "--run", str(run)]
