@@ -85,7 +85,7 @@ def read(path: Path) -> dict:
 def test_trials_are_counted_failed_and_refused(swept):
     trials = read(swept / "trials.json")["trials"]
     assert [one["state"] for one in trials] == ["complete", "failed", "refused", "complete"]
-    assert "is nan" in trials[1]["attrs"]["reason"].lower()
+    assert "not finite" in trials[1]["attrs"]["reason"].lower()
     assert "32.0" in trials[2]["attrs"]["reason"]  # 1,000,000 rows of 8 fp32 elements
     assert "exceed the budget of 1.00 MB" in trials[2]["attrs"]["reason"]
     assert read(swept / "results.json")["trials"] == {"complete": 2, "failed": 1, "refused": 1}
