@@ -1,8 +1,10 @@
 """Schema: read a training file once to learn its vocabularies, number scales and attributes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 from tqdm import tqdm
 
@@ -171,6 +173,29 @@ def _raw_padding(column: IdColumn) -> int | None:
     return hash_string(padding) if isinstance(padding, str) else padding
 
 
+def _moments(file: TableFile, column: str) -> tuple[float, float, float, float]:
+    """Return mean, deviation, least and largest of a column of numbers; 0, 0, 0, 0 of no number.
+
+    Row group by row group in their order, so that no bit depends on how many threads there are.
+    """
+    value = _number(file, column)
+    count, mean, squares, low, high = 0, 0.0, 0.0, math.inf, -math.inf
+    for group in range(len(file.group_sizes)):
+        frame = file.read(group, [column]).select(value.alias("value"))
+        own_N = frame["value"].drop_nulls().to_numpy()
+        if not len(own_N):
+            continue
+        own_mean = float(own_N.mean())
+        own_squares = float(np.square(own_N - own_mean).sum())
+        # Chan, Golub and LeVeque 1979: the moments of two parts as one.
+        step, total = own_mean - mean, count + len(own_N)
+        squares += own_squares + step * step * (count * len(own_N) / total)
+        mean += step * (len(own_N) / total)
+        count = total
+        low, high = min(low, float(own_N.min())), max(high, float(own_N.max()))
+    return (mean, math.sqrt(squares / count), low, high) if count else (0.0, 0.0, 0.0, 0.0)
+
+
 def _scales(file: TableFile, columns: Columns) -> dict[str, DenseColumn]:
     """Return mean and scale of the dense columns; a constant column keeps scale 1."""
     scales = {}
@@ -179,14 +204,10 @@ def _scales(file: TableFile, columns: Columns) -> dict[str, DenseColumn]:
             scales[name] = DenseColumn()
             continue
         in_file = column.column or name
-        value = _number(file, in_file)
-        found = file.scan().select(
-            mean=value.mean(), sd=value.std(ddof=0), low=value.min(), hi=value.max()
-        )
-        mean, scale, low, high = file.collect(found).row(0)
+        mean, scale, low, high = _moments(file, in_file)
         # The deviation of a constant 0.1 comes out as 7e-18, which would blow its rounding up.
         constant = low == high
         scales[name] = DenseColumn(
-            mean=(low if constant else mean) or 0.0, scale=1.0 if constant else scale or 1.0
+            mean=low if constant else mean, scale=1.0 if constant else scale or 1.0
         )
     return scales
