@@ -13,7 +13,7 @@ from torch import nn
 
 from data.batch import Batch
 from recemb import processes
-from recemb.divergence import not_finite
+from recemb.divergence import diverged, not_finite
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.features import Feature
@@ -138,7 +138,10 @@ class EmbeddingTask(LightningModule):
     ) -> None:
         """Step the dense optimizer, whose closure runs the backward pass, then the tables."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.embeddings.step(optimizer_closure)
+        try:
+            self.embeddings.step(optimizer_closure)
+        except RecembError as error:
+            raise diverged(self.trainer, str(error), self.global_step) from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the state of the rows' optimizer, which the trainer does not know of.
