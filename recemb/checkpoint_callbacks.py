@@ -31,14 +31,18 @@ class BestCheckpoint(ModelCheckpoint):
 
     A resumed run may have a folder of its own. Lightning would forget the best score there, and so
     could end with a worse model than it was resumed from; here the best checkpoint so far moves
-    along.
+    along: the one beside the checkpoint that is resumed. The paths that a checkpoint names are
+    those of the machine that wrote it, or of a stranger, who could have any file removed by them.
 
     Args:
         folder: Where checkpoints go.
         monitor: What is best; None where there is no validation: the last epoch is kept.
+        resumed: The checkpoint that training goes on from, if it does.
     """
 
-    def __init__(self, folder: Path, monitor: Monitor | None = AUC) -> None:
+    def __init__(
+        self, folder: Path, monitor: Monitor | None = AUC, resumed: Path | None = None
+    ) -> None:
         super().__init__(
             dirpath=str(folder),
             filename="best",
@@ -49,6 +53,7 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self._instead = monitor.instead if monitor else None
+        self._resumed = resumed
         self._to_copy: tuple[Path, Path] | None = None
 
     @property
@@ -161,19 +166,25 @@ class BestCheckpoint(ModelCheckpoint):
         """Restore the best score; its checkpoint is copied where it lay in another folder."""
         if self._instead is not None and state_dict["monitor"] == self._instead.name:
             self._compare_by(self._instead)
-        state = {**state_dict, "dirpath": self.dirpath, "last_model_path": ""}
-        best = Path(state["best_model_path"] or "none")
-        is_same = state_dict["monitor"] == self.monitor
-        if state_dict["dirpath"] != self.dirpath or not is_same:
-            kept: dict[str, Any] = {}
-            if best.is_file() and is_same:
-                copy = Path(str(self.dirpath)) / best.name
-                self._to_copy = best, copy
-                kept = {str(copy): state["best_model_score"]}
-            path = next(iter(kept), "")
-            worst = -math.inf if self.mode == "max" else math.inf
-            state |= {"best_model_path": path, "kth_best_model_path": path, "best_k_models": kept}
-            state |= {} if kept else {"best_model_score": None, "kth_value": torch.tensor(worst)}
+        folder = Path(str(self.dirpath))
+        name = Path(state_dict["best_model_path"] or "none").name
+        best = (self._resumed.parent if self._resumed else folder) / name
+        kept: dict[str, Any] = {}
+        if best.is_file() and state_dict["monitor"] == self.monitor:
+            kept = {str(folder / name): state_dict["best_model_score"]}
+            if best.resolve() != (folder / name).resolve():
+                self._to_copy = best, folder / name
+        path = next(iter(kept), "")
+        worst = -math.inf if self.mode == "max" else math.inf
+        state = {
+            **state_dict,
+            "dirpath": self.dirpath,
+            "last_model_path": "",
+            "best_model_path": path,
+            "kth_best_model_path": path,
+            "best_k_models": kept,
+        }
+        state |= {} if kept else {"best_model_score": None, "kth_value": torch.tensor(worst)}
         super().load_state_dict(state)
 
 

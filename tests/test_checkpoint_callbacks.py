@@ -76,6 +76,48 @@ def test_a_monitor_compares(mode: str, value: float, than: float | None, is_bett
         assert (monitor.fitness(value) > monitor.fitness(than)) is is_better
 
 
+@pytest.mark.parametrize("own_folder", [False, True])
+def test_a_checkpoint_cannot_name_files_that_would_be_removed(
+    own_folder: bool, tmp_path: Path
+) -> None:
+    """Lightning removes what the state says was the best once there is a better one."""
+    valuable = tmp_path / "valuable.ckpt"
+    valuable.write_text("years of work")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    state = BestCheckpoint(folder).state_dict()
+    state |= {
+        "dirpath": str(folder if own_folder else tmp_path / "elsewhere"),
+        "best_model_path": str(valuable),
+        "kth_best_model_path": str(valuable),
+        "last_model_path": str(valuable),
+        "best_k_models": {str(valuable): torch.tensor(0.5)},
+        "best_model_score": torch.tensor(0.5),
+    }
+    callback = BestCheckpoint(folder, resumed=folder / "last.ckpt")
+    callback.load_state_dict(state)
+    named = {callback.best_model_path, callback.kth_best_model_path, callback.last_model_path}
+    assert named | set(callback.best_k_models) == {""}
+    assert callback.best_model_score is None
+
+
+def test_the_best_is_found_beside_what_is_resumed_wherever_it_was_written(tmp_path: Path) -> None:
+    moved, new = tmp_path / "moved", tmp_path / "new"
+    moved.mkdir()
+    (moved / "best.ckpt").write_text("a checkpoint")
+    score = torch.tensor(0.75)
+    state = BestCheckpoint(tmp_path / "old").state_dict() | {
+        "best_model_path": str(tmp_path / "old/best.ckpt"),
+        "best_model_score": score,
+        "kth_value": score,
+    }
+    for folder in (moved, new):
+        callback = BestCheckpoint(folder, resumed=moved / "last.ckpt")
+        callback.load_state_dict(state)
+        assert callback.best_model_path == str(folder / "best.ckpt")
+        assert callback.best_k_models == {str(folder / "best.ckpt"): score}
+
+
 class OnCuda(nn.Module):
     """Says that it is on a GPU; there is none here."""
 

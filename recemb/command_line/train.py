@@ -302,7 +302,8 @@ class TrainingCLI(LightningCLI):
         monitor = monitor_of(self.model) if is_validated else None
         if monitor is None:
             config["limit_val_batches"] = 0
-        self.best = BestCheckpoint(folder / "checkpoints", monitor)
+        resumed = Path(self.config.ckpt_path) if self.config.ckpt_path is not None else None
+        self.best = BestCheckpoint(folder / "checkpoints", monitor, resumed)
         header = Header(self.plain, self.datamodule.schema)
         # The first to look: nothing else may act on numbers that are not finite.
         resumption = Resumption(self.plain["trainer"])
