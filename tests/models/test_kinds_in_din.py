@@ -127,6 +127,31 @@ def test_every_kind_is_here() -> None:
     assert {name.split()[0] for name in SETTINGS} == set(KINDS)
 
 
+@pytest.mark.parametrize("is_training", [False, True])
+def test_an_item_is_read_once_however_many_histories_hold_it(
+    is_training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = {name: table_config(name, {"kind": "full", "dim": 8}) for name in ("user", "item")}
+    features = {name: FeatureConfig(table=name) for name in tables}
+    model = DIN(schema(), tables, features, {"item": "history"}, Network(hidden=[16]))
+    model.train(is_training)
+    batch = batches(2)[1]
+    asked: dict[str, torch.Tensor] = {}
+    embed = model.embeddings.forward
+
+    def forward(ids: Any) -> Any:
+        asked.update(ids)
+        return embed(ids)
+
+    monkeypatch.setattr(model.embeddings, "forward", forward)
+    with torch.no_grad():
+        model(batch.ids, batch.dense_BK)
+    by_column = batch.ids.to_dict()
+    met = [int(one) for key in ("item", "history") for one in by_column[key].values()]
+    assert len(met) > len(set(met))
+    assert sorted(asked["item"].tolist()) == sorted(set(met))
+
+
 # Lightning's own.
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.parametrize("name", list(SETTINGS))
