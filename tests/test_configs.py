@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from recemb.command_line.train import TrainingCLI
+from recemb.run_folder import is_leftover
 
 ROOT = Path(__file__).parents[1]
 SPACES = sorted((ROOT / "configs/sweep").glob("*.yaml"))
@@ -26,6 +27,9 @@ def test_configuration_builds(path, tmp_path):
         options += ["--data.init_args.source", SAMPLES[path.stem]]
     cli = TrainingCLI("fit", options)
     assert cli.model.embeddings.rows.tables()
+    # The run's lock alone: whatever is refused from here on leaves nothing.
+    assert all(map(is_leftover, (tmp_path / "run").iterdir()))
+    cli.run_folder.close()
     assert not (tmp_path / "run").exists()
 
 

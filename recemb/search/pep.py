@@ -87,16 +87,23 @@ class PEP(Callback):
         self._optimizer.step()
         self._optimizer.zero_grad()
         if batch_idx % self.every == 0 and not self.is_reached:
-            left = elements_left(embeddings_of(pl_module))
-            self.is_reached = left <= self.kept
-            trainer.should_stop = trainer.should_stop or self.is_reached
+            embeddings = embeddings_of(pl_module)
+            self.is_reached = elements_left(embeddings) <= self.kept
+            if self.is_reached:
+                # Now: of a training that ends inside an epoch the checkpoint is written first.
+                self._keep(embeddings)
+                trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the thresholds, and log the share of elements that are left."""
         embeddings = embeddings_of(pl_module)
+        if not self.is_reached:
+            self._keep(embeddings)
+        pl_module.log("search/elements", float(elements_left(embeddings)), prog_bar=True)
+
+    def _keep(self, embeddings: Embeddings) -> None:
         found = soft_thresholds_of(embeddings)
         self.history.append({name: one.s_XD.detach().clone() for name, one in found.items()})
-        pl_module.log("search/elements", float(elements_left(embeddings)), prog_bar=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let gradients leave the thresholds alone."""

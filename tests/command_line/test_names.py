@@ -84,7 +84,7 @@ def wanted(shop: Path, customer: str) -> list[str]:
     }
     bags = schema.attributes["seen"]
     had = bags.values_M[bags.offsets_V[user] : bags.offsets_V[user + 1]].tolist()
-    scores = item_VD @ user_UD[user]
+    scores = (item_VD @ user_UD[user]).detach()
     free = [name for name in PRODUCTS if index[name] not in had]
     return sorted(free, key=lambda name: -float(scores[index[name]]))
 

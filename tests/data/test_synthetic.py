@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from data import synthetic
 from data.synthetic import SyntheticLog, bayes_auc, draw_chunk, generate
+from recemb.errors import RecembError
 
 SMALL = SyntheticLog(num_rows=10_000, num_users=500, num_items=300, num_categories=10)
 
@@ -357,13 +358,13 @@ def test_failure_midway_leaves_no_part_and_no_law(
         return draw_chunk(log, split, chunk)
 
     monkeypatch.setattr(synthetic, "draw_chunk", draw_one_chunk_only)
-    with pytest.raises(OSError, match="disk is full"):
+    with pytest.raises(RecembError, match="disk is full"):
         generate(_two_chunks(), tmp_path)
     # The old rows are still whole, but nothing claims that they are a complete log.
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["test.parquet", "train.parquet", "validation.parquet"]
     assert (tmp_path / "train.parquet").read_bytes() == before
-    with pytest.raises(OSError, match="disk is full"):
+    with pytest.raises(RecembError, match="disk is full"):
         generate(_two_chunks(), tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
 
