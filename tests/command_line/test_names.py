@@ -76,7 +76,7 @@ def recommend(shop: Path, run: Path, *options: object) -> pl.DataFrame:
 def wanted(shop: Path, customer: str) -> list[str]:
     """The products that training has not of a customer, by the product of vectors."""
     model, schema = rebuild(Path(checkpoint(shop)))
-    user_UD, item_VD = model.all_vectors()
+    user_UD, item_VD = (one.detach() for one in model.all_vectors())
     user = schema.vocabularies["user"].lookup(torch.tensor([raw(customer)]))[0]
     index = {
         name: int(schema.vocabularies["item"].lookup(torch.tensor([raw(name)]))[0])
@@ -84,7 +84,7 @@ def wanted(shop: Path, customer: str) -> list[str]:
     }
     bags = schema.attributes["seen"]
     had = bags.values_M[bags.offsets_V[user] : bags.offsets_V[user + 1]].tolist()
-    scores = (item_VD @ user_UD[user]).detach()
+    scores = item_VD @ user_UD[user]
     free = [name for name in PRODUCTS if index[name] not in had]
     return sorted(free, key=lambda name: -float(scores[index[name]]))
 
@@ -162,7 +162,7 @@ def test_predictions_name_pairs_as_the_orders_do(shop: Path, tmp_path: Path) -> 
     orders = pl.read_csv(shop / "orders.csv", infer_schema=False)
     assert len(found.join(orders, on=["customer", "product"])) == len(found) > 0
     model, schema = rebuild(Path(checkpoint(shop)))
-    user_UD, item_VD = model.all_vectors()
+    user_UD, item_VD = (one.detach() for one in model.all_vectors())
     customer, product, _, score = found.row(0)
     user = schema.vocabularies["user"].lookup(torch.tensor([raw(customer)]))
     item = schema.vocabularies["item"].lookup(torch.tensor([raw(product)]))
