@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
@@ -44,6 +43,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from recemb import processes
+from recemb.checksums import checksum
 from recemb.errors import RecembError
 from recemb.files import reading
 from recemb.rows.store import Part
@@ -359,11 +359,7 @@ def _check(folder: Path, files: Mapping[str, tuple[int, str]], is_alone: bool = 
 
 
 def _signature(path: Path) -> tuple[int, str]:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return path.stat().st_size, digest.hexdigest()
+    return path.stat().st_size, checksum(path)
 
 
 def _check_entries(folder: Path, wanted: Mapping[str, Shape]) -> None:
