@@ -185,8 +185,10 @@ def _moments(file: TableFile, column: str) -> tuple[float, float, float, float]:
         own_N = frame["value"].drop_nulls().to_numpy()
         if not len(own_N):
             continue
-        own_mean = float(own_N.mean())
-        own_squares = float(np.square(own_N - own_mean).sum())
+        # A cell that is not finite is refused by its row where rows are read, not warned of here.
+        with np.errstate(all="ignore"):
+            own_mean = float(own_N.mean())
+            own_squares = float(np.square(own_N - own_mean).sum())
         # Chan, Golub and LeVeque 1979: the moments of two parts as one.
         step, total = own_mean - mean, count + len(own_N)
         squares += own_squares + step * step * (count * len(own_N) / total)
