@@ -141,7 +141,8 @@ class EmbeddingTask(LightningModule):
         try:
             self.embeddings.step(optimizer_closure)
         except RecembError as error:
-            raise diverged(self.trainer, str(error), self.global_step) from error
+            # What the rows say ends with their own advice.
+            raise diverged(self.trainer, str(error), self.global_step, advice="") from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the state of the rows' optimizer, which the trainer does not know of.

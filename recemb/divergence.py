@@ -13,6 +13,7 @@ from recemb import processes
 from recemb.checkpoint_callbacks import BestCheckpoint
 from recemb.errors import RecembError
 
+ADVICE = "lower the learning rate (try a tenth), or look for extreme numbers in the data"
 STEPS = 50
 """Between two looks at the losses of a device, where the trainer does not log."""
 
@@ -32,16 +33,22 @@ def not_finite(module: LightningModule, what: str) -> RecembError:
     )
 
 
-def diverged(trainer: Trainer, what: str, step: int) -> RecembError:
-    """Return the error of a training whose numbers are not finite after a step, from 1."""
+def diverged(trainer: Trainer, what: str, step: int, advice: str = ADVICE) -> RecembError:
+    """Return the error of a training whose numbers are not finite.
+
+    Args:
+        trainer: Of the training.
+        what: The numbers.
+        step: After which they were found, from 1.
+        advice: What to do; empty where ``what`` ends with it.
+    """
     rates = [f"the learning rate is {group['lr']:g}" for group in _groups(trainer)]
     rows = getattr(getattr(trainer.lightning_module, "embeddings", None), "rows", None)
     rate = getattr(getattr(rows, "optimizer", None), "learning_rate", None)
     rates += [] if rate is None else [f"that of rows_optimizer {rate:g}"]
-    return RecembError(
-        f"training diverged at step {step} (epoch {trainer.current_epoch + 1}): {what}; "
-        f"{' and '.join(rates)}; lower it (try a tenth), or look for extreme numbers in the data"
-    )
+    where = ", ".join([f"epoch {trainer.current_epoch + 1}", " and ".join(rates)])
+    said = f"{what}; {advice}" if advice else what
+    return RecembError(f"training diverged at step {step} ({where}): {said}")
 
 
 def _groups(trainer: Trainer) -> list[dict[str, Any]]:
