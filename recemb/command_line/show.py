@@ -8,7 +8,8 @@ from typing import Any
 from recemb.errors import RecembError
 from recemb.memory import human_bytes
 from recemb.results import difference, read_results, table
-from recemb.serving.archive import read_description
+from recemb.serving.archive import check_file, read_description
+from recemb.serving.vocabulary_file import vocabulary_of
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -82,7 +83,13 @@ def run(arguments: list[str]) -> None:
     )
     folder = parser.parse_args(arguments).folder
     if folder.suffix == ".pt":
-        print(f"{folder}: its content is what was written\n{inputs_table(folder)}")
+        inputs = inputs_table(folder)
+        vocabulary = vocabulary_of(folder)
+        if vocabulary is not None:
+            check_file(vocabulary, "vocabulary")
+        for one in filter(None, (folder, vocabulary)):
+            print(f"{one}: its content is what was written")
+        print(inputs)
         return
     found = sorted(folder.glob("**/results.json"))
     if not found:

@@ -68,23 +68,23 @@ def _aligned(entry: zipfile.ZipInfo, start: int) -> zipfile.ZipInfo:
 
 
 def checksum_file(path: Path) -> Path:
-    """Return the file beside a program that holds its checksum."""
+    """Return the file beside another that holds its checksum."""
     return path.with_name(path.name + CHECKSUM)
 
 
 def write_checksum(path: Path) -> str:
-    """Write the checksum of a program beside it, and return it."""
+    """Write the checksum of a program, or of a file of it, beside that, and return it."""
     digest, beside = checksum(path), checksum_file(path)
     with writing(beside), whole_file(beside) as temporary:
         temporary.write_text(f"{digest}  {path.name}\n")
     return digest
 
 
-def check_program(path: Path) -> None:
-    """Compare a program with the checksum beside it.
+def check_file(path: Path, what: str = "program") -> None:
+    """Compare a program, or another file that was written with it, with the checksum beside it.
 
     Raises:
-        RecembError: If either is missing, or the program is not what was written.
+        RecembError: If either is missing, or the file is not what was written.
     """
     beside = checksum_file(path)
     for one in (path, beside):
@@ -92,7 +92,7 @@ def check_program(path: Path) -> None:
             raise RecembError(f"{one}: the file is missing; {REMEDY}")
     with reading(beside, "checksum", REMEDY):
         wanted = beside.read_bytes().split(maxsplit=1)[0].decode()
-    with reading(path, "program", REMEDY):  # a disk may fail too
+    with reading(path, what, REMEDY):  # a disk may fail too
         found = checksum(path)
     if found != wanted:
         raise RecembError(f"{path}: damaged, its content is not what was written; {REMEDY}")
@@ -104,7 +104,7 @@ def load_program(path: Path) -> torch.jit.ScriptModule:
     Raises:
         RecembError: If the program or its checksum is missing, damaged or no program at all.
     """
-    check_program(path)
+    check_file(path)
     with reading(path, "program", REMEDY), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return torch.jit.load(path)  # type: ignore[no-any-return]
@@ -116,7 +116,7 @@ def read_description(path: Path) -> dict[str, dict[str, object]]:
     Raises:
         RecembError: If the program or its checksum is missing, damaged or no program at all.
     """
-    check_program(path)
+    check_file(path)
     with reading(path, "program", REMEDY), zipfile.ZipFile(path) as archive:
         (name,) = (one for one in archive.namelist() if one.endswith(f"/extra/{DESCRIPTION}"))
         found: dict[str, dict[str, object]] = json.loads(archive.read(name))

@@ -109,12 +109,17 @@ class RecommendProgram(Program):
         """Return what a caller must know of each input."""
         vocabulary = self.schema.vocabularies[self.space]
         text = "xxHash64 (seed 0, UTF-8) of the string" if vocabulary.is_text else "the integer"
-        return {self.query: {"type": "int64", "id": text, "unknown": "the mean of all others"}}
+        refused = vocabulary.config.unknown == "error"
+        unknown = "error" if refused else "the mean of all others"
+        return {self.query: {"type": "int64", "id": text, "unknown": unknown}}
 
     def queries(self, count: int, unknown_rate: float, generator: torch.Generator) -> Tensor:
-        """Return random raw queries."""
-        keys_V = self.vocabularies[self.space].keys_V
+        """Return random raw queries; where unknown ones are refused, there are none of them."""
+        vocabulary = self.vocabularies[self.space]
+        keys_V = vocabulary.keys_V
         known_B = keys_V[torch.randint(0, len(keys_V), (count,), generator=generator)]
+        if vocabulary.config.unknown == "error":
+            return known_B
         anything_B = torch.randint(0, 2**62, (count,), generator=generator)
         return torch.where(
             torch.rand(count, generator=generator) < unknown_rate, anything_B, known_B

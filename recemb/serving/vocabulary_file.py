@@ -1,12 +1,17 @@
-"""The vocabulary beside an exported program: what the ids that go in and come out are called."""
+"""The vocabulary beside an exported program: what the ids that go in and come out are called.
+
+Like a program it has its checksum in a file beside it, ``vocabulary.parquet.checksum``.
+"""
 
 from pathlib import Path
 
 import polars as pl
 import torch
 
-from recemb.files import whole_file
+from recemb.errors import RecembError
+from recemb.files import reading, whole_file
 from recemb.schema import Schema
+from recemb.serving.archive import REMEDY, check_file, write_checksum
 from recemb.vocabulary import Vocabulary
 
 VOCABULARY = "vocabulary.parquet"
@@ -14,7 +19,7 @@ COLUMNS = {"id_space": pl.String, "value": pl.String, "raw": pl.Int64, "index": 
 
 
 def write_vocabulary(schema: Schema, program: Path) -> Path:
-    """Write all known ids of a schema beside a program; return the file.
+    """Write all known ids of a schema beside a program, with their checksum; return the file.
 
     Columns, a row per known id, in the order of indices within an id space:
 
@@ -32,7 +37,33 @@ def write_vocabulary(schema: Schema, program: Path) -> Path:
     parts = [rows_of(one) for one in schema.vocabularies.values()]
     with whole_file(target) as temporary:
         pl.concat([pl.DataFrame(schema=COLUMNS), *parts]).write_parquet(temporary)
+    write_checksum(target)
     return target
+
+
+def read_vocabulary(program: Path) -> pl.DataFrame:
+    """Return the vocabulary beside a program, whose bytes are those that were written.
+
+    Args:
+        program: Its path; columns and names are as :func:`write_vocabulary` has them.
+
+    Raises:
+        RecembError: If the vocabulary or its checksum is missing or damaged.
+    """
+    path = vocabulary_of(program)
+    if path is None:
+        path = program.with_name(VOCABULARY)
+        raise RecembError(f"{path}: the file is missing; {REMEDY}")
+    check_file(path, "vocabulary")
+    with reading(path, "vocabulary", REMEDY):
+        return pl.read_parquet(path, glob=False)
+
+
+def vocabulary_of(program: Path) -> Path | None:
+    """Return the file of a program's vocabulary, or None if there is none beside it."""
+    names = (f"{program.stem}.{VOCABULARY}", VOCABULARY)
+    places = (program.with_name(name) for name in names)
+    return next((one for one in places if one.is_file()), None)
 
 
 def is_other(found: Path, program: Path) -> bool:

@@ -12,7 +12,9 @@ import xxhash
 import yaml
 
 from recemb.command_line.main import main
+from recemb.errors import RecembError
 from recemb.rebuild import rebuild
+from recemb.serving.vocabulary_file import read_vocabulary
 
 CUSTOMERS = [f"{n:05d}" if n % 2 else f"ü{n}" for n in range(30)]
 PRODUCTS = [f"p|{n}" for n in range(19)] + ["7", "007"]
@@ -198,14 +200,15 @@ def test_an_index_names_its_vectors_and_knows_its_checkpoint(
     assert said.count("\n") == 1
 
 
-def test_a_vocabulary_lies_beside_a_program(shop: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_lies_beside_a_program(shop: Path, tmp_path: Path, capsys) -> None:
     for name in ("first", "again", "other"):
         output = tmp_path / ("other.pt" if name == "other" else "model.pt")
         words = ["export", checkpoint(shop), "--output", str(output)]
         assert main([*words, "--run", str(tmp_path / name)]) == 0
     # Beside another program, whose vocabulary it may be, none is replaced.
     assert (tmp_path / "other.vocabulary.parquet").exists()
-    found = pl.read_parquet(tmp_path / "vocabulary.parquet")
+    found = read_vocabulary(tmp_path / "model.pt")
+    assert found.equals(pl.read_parquet(tmp_path / "vocabulary.parquet"))
     assert found.columns == ["id_space", "value", "raw", "index"]
     items = found.filter(pl.col("id_space") == "item")
     assert sorted(items["value"]) == sorted(PRODUCTS)
@@ -216,6 +219,24 @@ def test_a_vocabulary_lies_beside_a_program(shop: Path, tmp_path: Path) -> None:
     answers, scores, _ = program({"user": torch.tensor([raw("ü2")])})
     told = [named[one] for one in answers[0][scores[0] > -torch.inf].tolist()]
     assert told == wanted(shop, "ü2")
+    for name in ("vocabulary.parquet", "other.vocabulary.parquet"):
+        content = (tmp_path / name).read_bytes()
+        line = f"{xxhash.xxh3_128_hexdigest(content)}  {name}\n"
+        assert (tmp_path / f"{name}.checksum").read_text() == line
+    # A flipped bit is refused, and so is a vocabulary that is not there.
+    path, program = tmp_path / "vocabulary.parquet", str(tmp_path / "model.pt")
+    assert main(["show", program]) == 0
+    assert f"{path}: its content is what was written" in capsys.readouterr().out
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(RecembError, match=r"vocabulary.parquet: damaged, its content is not what"):
+        read_vocabulary(Path(program))
+    assert main(["show", program]) == 2
+    assert f"{path}: damaged" in capsys.readouterr().err
+    path.unlink()
+    with pytest.raises(RecembError, match=r"vocabulary.parquet: the file is missing; export"):
+        read_vocabulary(Path(program))
 
 
 def test_strings_that_are_left_out_are_said_to_be(shop: Path, tmp_path: Path, capsys) -> None:

@@ -12,7 +12,7 @@ from recemb.features import FeatureConfig
 from recemb.rows.optimizers import Adam
 from recemb.schema import Attribute, Column, Schema
 from recemb.tables.full import Full
-from recemb.vocabulary import VocabularyConfig, build_vocabulary
+from recemb.vocabulary import Unknown, VocabularyConfig, build_vocabulary
 
 NUM_USERS, NUM_ITEMS = 6, 8
 # The items of each user by index; user 5 has none, and nobody has items 6 and 7.
@@ -20,14 +20,14 @@ SEEN = [[0, 1, 2, 3, 4, 5], [0, 1, 2], [0, 3], [1, 0], [2], []]
 MODELS = {"mf": MatrixFactorizationBPR, "lightgcn": LightGCN, "ngcf": NGCF}
 
 
-def schema() -> Schema:
+def schema(unknown: Unknown = "own") -> Schema:
     """Raw ids are ten times the indices; counts fall, so the indices are as given."""
     vocabularies = {}
     for name, size in (("user", NUM_USERS), ("item", NUM_ITEMS)):
         values = [10 * index for index in range(size)]
         counts = pl.DataFrame({"value": values, "count": list(range(size, 0, -1))})
-        vocabularies[name] = build_vocabulary(name, counts, VocabularyConfig())
-    lengths = [len(items) for items in SEEN] + [0]  # unknown users too
+        vocabularies[name] = build_vocabulary(name, counts, VocabularyConfig(unknown=unknown))
+    lengths = [len(items) for items in SEEN] + [0] * (unknown == "own")  # unknown users too
     seen = Attribute(
         "user",
         "item",
@@ -39,13 +39,13 @@ def schema() -> Schema:
     return Schema(columns=columns, vocabularies=vocabularies, attributes={"seen": seen})
 
 
-def build(kind: str, dim: int = 4, **settings: object) -> object:
+def build(kind: str, dim: int = 4, unknown: Unknown = "own", **settings: object) -> object:
     """A model with vectors that are not small."""
     torch.manual_seed(3)
     tables = {name: Full(dim=dim, init_scale=1.0) for name in ("user", "item")}
     features = {name: FeatureConfig(table=name) for name in ("user", "item")}
     settings = {"rows_optimizer": Adam(learning_rate=0.05), **settings}
-    return MODELS[kind](schema(), tables, features, **settings)
+    return MODELS[kind](schema(unknown), tables, features, **settings)
 
 
 def rows(model: object) -> tuple[Tensor, Tensor]:

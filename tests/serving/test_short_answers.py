@@ -7,7 +7,7 @@ import torch
 
 from models.session_settings import Evaluation
 from recemb.command_line.recommend import best
-from recemb.serving.archive import load_program
+from recemb.serving.archive import load_program, read_description
 from recemb.serving.export import export
 from tests.models import pairs, test_dual, test_session
 
@@ -48,6 +48,18 @@ def test_a_program_answers_with_nothing_where_nothing_is_left(kind, tmp_path):
     assert scores[0, len(wanted) :].tolist() == [-math.inf] * len(set(had))
     # Who is not known, or has no history, has nothing that is left out.
     assert set(items[1].tolist()) == without(num_items, [])
+
+
+@pytest.mark.parametrize("kind", ["mf", "lightgcn"])
+def test_unknown_queries_are_refused_where_the_vocabulary_refuses_them(kind, tmp_path):
+    model = pairs.build(kind, unknown="error").eval()
+    export(model, model.schema, tmp_path / "model.pt")
+    assert read_description(tmp_path / "model.pt")["user"]["unknown"] == "error"
+    program = load_program(tmp_path / "model.pt")
+    left = without(pairs.NUM_ITEMS, pairs.SEEN[0])
+    assert set(program({"user": torch.tensor([0])})[0][0, : len(left)].tolist()) == left
+    with pytest.raises(RuntimeError, match="column user: unknown id"):
+        program({"user": torch.tensor([0, 999])})
 
 
 @pytest.mark.parametrize("kind", ["mf", "dual"])
