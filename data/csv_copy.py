@@ -10,7 +10,6 @@ Two passes at most, some megabytes in memory at a time.
 import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -20,15 +19,13 @@ import pyarrow.parquet as pq
 
 from recemb.errors import RecembError
 from recemb.files import one_line
+from recemb.text_lines import SEPARATORS, text_lines
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
 FORMAT = "csv-2"
 """Names the copies; it changes with what they hold, so no stale one is read."""
 ROW_GROUP = 65_536
 BLOCK_BYTES = 16 << 20
 """Read at a time; the longest row that can be read."""
-FIELD_CHARACTERS = 1 << 30
-"""Python's own reader of CSV stops at 131,072 characters in a cell otherwise."""
 
 
 def header_of(path: Path) -> list[str]:
@@ -42,33 +39,13 @@ def header_of(path: Path) -> list[str]:
 
 def _header(path: Path) -> tuple[list[str], int]:
     """Return the names, and the number of the line that they end in."""
-    with _lines(path) as lines:
+    with text_lines(path) as lines:
         for names in lines:
             if names:
                 if any("\ufffd" in name for name in names):
                     _refuse_bytes(path)
                 return names, lines.line_num
     raise RecembError(f"{path}: not a readable CSV file (it has no line of column names)")
-
-
-def line_of(path: Path, row: int, *, has_header: bool = True) -> int:
-    """Return the line in which a row of a text file begins, counted from 1.
-
-    Cells in quotes may hold line ends, so the file is read up to the row; only errors need it.
-
-    Args:
-        path: The text file.
-        row: Counted from 0, without the header; empty lines are no rows.
-        has_header: Whether the first line is one.
-    """
-    with _lines(path) as lines:
-        left, begins = row + has_header, 1
-        for line in lines:
-            if line and not left:
-                return begins
-            left -= bool(line)
-            begins = lines.line_num + 1
-    return begins
 
 
 def write_copy(path: Path, target: Path) -> None:
@@ -204,7 +181,7 @@ def _refuse_length(path: Path, width: int) -> None:
 
     Also if there is no row at all.
     """
-    with _lines(path) as lines:
+    with text_lines(path) as lines:
         begins, num_rows = 1, -1
         for line in lines:
             if line and len(line) != width:
@@ -224,7 +201,7 @@ def _check_quotes(path: Path) -> None:
     Such a quote swallows the rows up to the next one. Only cells with line ends in them can come of
     it, and few files have any, so only those are read once more.
     """
-    with _lines(path, strict=True) as lines:
+    with text_lines(path, strict=True) as lines:
         begins = 1
         try:
             for _ in lines:
@@ -234,14 +211,3 @@ def _check_quotes(path: Path) -> None:
                 f"{path}: line {begins}: a quote is not closed ({one_line(error)}); double quotes "
                 "inside a quoted cell, and close it"
             ) from error
-
-
-@contextmanager
-def _lines(path: Path, strict: bool = False) -> "Iterator[csv._reader]":  # type: ignore[name-defined]
-    """Open a text file for Python's reader, which knows the number of the line."""
-    before = csv.field_size_limit(FIELD_CHARACTERS)
-    try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            yield csv.reader(file, delimiter=SEPARATORS[path.suffix], strict=strict)
-    finally:
-        csv.field_size_limit(before)

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from polars import selectors
 
 from data.cache import prepared_folder
-from data.csv_copy import FORMAT, header_of, line_of, write_copy
+from data.csv_copy import FORMAT, header_of, write_copy
 from data.csv_copy import ROW_GROUP as ROW_GROUP
-from data.csv_copy import SEPARATORS as SEPARATORS
 from recemb.errors import RecembError
 from recemb.files import one_line, reading
 from recemb.paths import data_root as data_root
 from recemb.paths import find as find
+from recemb.text_lines import SEPARATORS as SEPARATORS
+from recemb.text_lines import line_of
 
 PROGRESS_ROWS = 1_000_000
 """Files with fewer rows are read too fast for a progress bar to be of use."""

@@ -20,7 +20,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from recemb import processes
 from recemb.accounting import nested_tensors, tensor_bytes
-from recemb.checkpoint_file import REMEDY, SECTIONS, read_file
+from recemb.checkpoint_file import REMEDY, SECTIONS, VERSION, read_file
 from recemb.errors import RecembError
 from recemb.files import one_line, reading, whole_file
 from recemb.rows.store import STATE, TABLE, RowsStore
@@ -35,7 +35,7 @@ ORDERED = ("model.init_args.features.", "model.init_args.history.")
 
 
 OF_RESUMING = (
-    "pytorch-lightning_version",
+    VERSION,
     "epoch",
     "global_step",
     "loops",

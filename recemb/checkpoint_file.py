@@ -26,6 +26,9 @@ LOADED_AT_ONCE = ("state_dict", "rows_optimizer")
 
 REMEDY = "restore it from a copy, or train again"
 
+VERSION = "pytorch-lightning_version"
+"""The entry that says which Lightning wrote a checkpoint."""
+
 SECTIONS = ("model", "data")
 """The parts of a configuration that make a model what it is."""
 

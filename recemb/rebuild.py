@@ -11,6 +11,7 @@ import yaml
 from lightning import LightningDataModule, LightningModule
 
 from recemb.checkpoint import checkpoint_config, checkpoint_schema, load_module, read_checkpoint
+from recemb.checkpoint_file import VERSION
 from recemb.class_paths import check_classes, imports_only_from
 from recemb.embeddings import Embeddings
 from recemb.schema import Schema
@@ -115,7 +116,7 @@ def with_tables(
     sections = {name: written[name] for name in ("model", "data")}
     model.embeddings = embeddings
     weights = {
-        "pytorch-lightning_version": checkpoint["pytorch-lightning_version"],
+        VERSION: checkpoint[VERSION],
         "state_dict": model.state_dict(),
         "recemb": {
             **old,

@@ -11,6 +11,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 
 from recemb.accounting import module_bytes, nested_tensors, table_report, tensor_bytes
 from recemb.checkpoint import WholeFileIO, checkpoint_config, read_checkpoint
+from recemb.checkpoint_file import REMEDY, VERSION
 from recemb.command_line.show import summary
 from recemb.compress.methods import METHODS
 from recemb.compress.plan import share_in_bytes
@@ -148,6 +149,10 @@ class _Source:
 def _read(options: argparse.Namespace) -> _Source:
     path: Path = options.checkpoint
     checkpoint = read_checkpoint(path)
+    if VERSION not in checkpoint:
+        raise RecembError(
+            f"{path}: compress takes over {VERSION!r}, and the checkpoint has none; {REMEDY}"
+        )
     config = checkpoint_config(checkpoint)
     if options.config is not None:
         given = read_yaml(options.config)

@@ -17,10 +17,8 @@ from recemb.errors import RecembError
 from recemb.files import reading
 from recemb.hashing import hash_strings
 from recemb.paths import find
+from recemb.text_lines import SEPARATORS, line_of
 from recemb.vocabulary import Vocabulary
-
-SEPARATORS = {".parquet": "", ".csv": ",", ".tsv": "\t"}
-"""By the end of a file's name, what is between its columns; nothing in parquet files."""
 
 
 def ids_of_words(words: Sequence[str], vocabulary: Vocabulary) -> pl.Series:
@@ -86,7 +84,7 @@ def read_table(path: Path, key: Key, vocabulary: Vocabulary) -> tuple[pl.DataFra
         RecembError: If the file cannot be read, has no such column, or its ids are of another type.
     """
     path = find(path)
-    if path.suffix not in SEPARATORS:
+    if path.suffix != ".parquet" and path.suffix not in SEPARATORS:
         raise RecembError(
             f"{path}: must end in .parquet, .csv or .tsv, got {path.suffix!r}; convert it"
         )
@@ -128,7 +126,9 @@ def as_vocabulary(path: Path, values: pl.Series, is_csv: bool, vocabulary: Vocab
         wrong = (numbers.is_null() & texts.is_not_null()).arg_true()
         if len(wrong):
             row = int(wrong[0])
-            place = f"line {row + 2}" if is_csv else f"row {row}"
+            # The reader of the file takes an empty line for a row of nulls.
+            line = line_of(path, row, blank_is_row=True) if is_csv else None
+            place = f"row {row}" if line is None else f"line {line}"
             raise RecembError(
                 f"{path}: column {values.name!r}, {place}: {vocabulary.name}s are integers below "
                 f"2^63 in this model, got {values[row]!r}"

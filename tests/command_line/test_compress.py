@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from data.tabular import Tabular
-from recemb.checkpoint import WholeFileIO
+from recemb.checkpoint import WholeFileIO, read_checkpoint
 from recemb.command_line.main import main
 from recemb.rebuild import rebuild
 from tests.command_line.small import small_config, write
@@ -278,6 +278,16 @@ def test_a_checkpoint_whose_data_is_a_foreign_class_is_refused(run, tmp_path, ca
     WholeFileIO().save_checkpoint(checkpoint, path)
     options = [str(path), "--method", "int8", "--run", str(tmp_path / "run")]
     assert "names the class 'os.Popen'" in checkpoint_mistake("compress", options, capsys)
+
+
+def test_a_checkpoint_without_the_version_of_lightning_is_refused(run, tmp_path, capsys):
+    content = read_checkpoint(Path(best(run)))
+    del content["pytorch-lightning_version"]
+    WholeFileIO().save_checkpoint(content, tmp_path / "other.ckpt")
+    words = ["compress", str(tmp_path / "other.ckpt"), "--method", "int8"]
+    assert main([*words, "--run", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "other.ckpt: compress takes over 'pytorch-lightning_version', and the ch" in line
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])

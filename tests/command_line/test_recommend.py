@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recemb.command_line import recommend
-from recemb.command_line.id_files import Key, ids_of_words
+from recemb.command_line.id_files import Key, ids_of_words, read_table
 from recemb.command_line.recommend import allowed_items, best
 from recemb.errors import RecembError
 from recemb.serving.item_index import ItemIndex
@@ -76,6 +76,22 @@ def test_items_that_are_no_integers_are_named_by_line(
     vocabulary = build("mf").schema.vocabularies["item"]
     with pytest.raises(RecembError, match=message):
         allowed_items(path, Key(None, ["item"], "--key"), "stock > 0", vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("item,note\n10,a\n\n20,b\nx,c\n", 5),  # an empty line
+        ('item,note\n10,"a\nb\nc"\nx,d\n', 5),  # a cell of three lines
+        ("\nitem\n10\n\n\nx\n", 6),
+    ],
+)
+def test_lines_are_counted_as_an_editor_does(tmp_path: Path, text: str, line: int) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text(text)
+    vocabulary = build("mf").schema.vocabularies["item"]
+    with pytest.raises(RecembError, match=rf"items.csv: column 'item', line {line}: items are int"):
+        read_table(path, Key(None, ["item"], "--key"), vocabulary)
 
 
 def test_many_users_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import csv_copy
-from data.csv_copy import line_of, write_copy
+from data.csv_copy import write_copy
 from data.files import TableFile
 from recemb.errors import RecembError
+from recemb.text_lines import line_of
 
 
 def copied(tmp_path: Path, text: str | bytes, name: str = "rows.csv") -> dict[str, list]:
