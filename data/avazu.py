@@ -31,6 +31,8 @@ TIMES = ("hour", "weekday", "weekend")
 FORMAT = "2"
 """Names what :func:`prepare` writes; it changes with the content, so no stale folder is read."""
 
+RULE = "must be an hour as YYMMDDHH"
+
 RAW: dict[str, type[pl.DataType]] = {
     "click": pl.Int8,
     "hour": pl.Int32,
@@ -53,17 +55,30 @@ def prepare(source: Path, folder: Path) -> Path:
     rows = scan_log(source, RAW)
 
     def write(new: Path) -> None:
-        write_log(rows.with_columns(**_times()), source, new, RAW)
+        write_log(rows.with_columns(**_times()), source, new, RAW, {"hour": (_is_no_time(), RULE)})
 
     return prepared_folder(folder, f"avazu-{FORMAT}", [source], {}, write)
 
 
 def _times() -> dict[str, pl.Expr]:
     """Return hour of the day, weekday and weekend of YYMMDDHH."""
-    stamp = pl.col("hour")
-    day = pl.date(2000 + stamp // 1_000_000, stamp // 10_000 % 100, stamp // 100 % 100)
-    weekday = day.dt.weekday()
-    return {"hour": stamp % 100, "weekday": weekday, "weekend": (weekday > 5).cast(pl.Int8)}
+    hour = pl.col("hour") % 100
+    weekday = _day(strict=True).dt.weekday()
+    # Its own when it is one; else the whole ends in an error.
+    hour = pl.datetime(2000, 1, 1, hour).dt.hour().cast(pl.Int32)
+    return {"hour": hour, "weekday": weekday, "weekend": (weekday > 5).cast(pl.Int8)}
+
+
+def _day(*, strict: bool) -> pl.Expr:
+    """Return the date of YYMMDDHH; what is none is an error if ``strict``, else null."""
+    digits = (pl.col("hour") // 100).cast(pl.String).str.zfill(6)
+    return pl.format("20{}", digits).str.to_date("%Y%m%d", strict=strict)
+
+
+def _is_no_time() -> pl.Expr:
+    """Return whether a value of ``hour`` is none."""
+    stamp = pl.col("hour").cast(pl.Int64)
+    return stamp.is_not_null() & (_day(strict=False).is_null() | (stamp % 100 > 23))
 
 
 class Avazu(Prepared):

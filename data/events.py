@@ -38,7 +38,8 @@ class EventColumns(NamedTuple):
     time_format: str | None
     """See :func:`data.times.times_of`."""
     types: Mapping[str, IdType | None] = MappingProxyType({})
-    """What is declared of ids, by what they are of."""
+    """What is declared of ids by the settings ``user_type`` and such, by what they are of; what is
+    not named has no such setting."""
 
     @property
     def names(self) -> list[str]:
@@ -119,7 +120,8 @@ def check_events(
         if text is not None and role in text:
             is_declared = columns.types.get(role) is not None
             kind = IdKind(text[role], is_declared, is_text_file(path))
-        found[role] = ids_of(rows[name], name, path, place, what, kind)
+        setting = f"{role}_type" if role in columns.types else None
+        found[role] = ids_of(rows[name], name, path, place, what, kind, setting)
     if columns.time is None:
         return Events(pl.DataFrame(found), None)
     times = read_times(rows[columns.time], columns, path, place, what)
@@ -133,6 +135,7 @@ def ids_of(
     place: Place,
     what: str | None = None,
     kind: IdKind | None = None,
+    setting: str | None = None,
 ) -> pl.Series:
     """Return a column of ids as int64 or strings.
 
@@ -143,6 +146,7 @@ def ids_of(
         place: Where a row is.
         what: A row is, in errors; None: ids may be null, and stay so.
         kind: What ids should be; None: what they are.
+        setting: By which the user declares their type; None: there is none.
 
     Raises:
         RecembError: At the first value that is no id.
@@ -151,8 +155,8 @@ def ids_of(
     try:
         if what is not None:
             _refuse_nulls(values, what)
-        values = of_kind(values, kind)
-        raw = raw_ids(values, None)
+        values = of_kind(values, kind, setting)
+        raw = raw_ids(values, None, setting)
     except ValueAtError as error:
         raise error_at(path, name, error, place) from None
     return values.cast(pl.String) if is_text(values.dtype) else raw

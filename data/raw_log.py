@@ -7,6 +7,7 @@ train, 8 validation, 9 test, in every run, on every machine and with every versi
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import polars as pl
 import polars_hash
@@ -23,6 +24,8 @@ BYTES_PER_ROW = 100
 """About those of a row of text; tells only whether a progress bar is of use."""
 ROW, PART = "number of the row", "part of the row"
 """Columns for the while of writing; no data set has such names."""
+
+NO_RULES: Mapping[str, tuple[pl.Expr, str]] = MappingProxyType({})
 
 
 def scan_log(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.LazyFrame:
@@ -105,12 +108,17 @@ def check_cells(path: Path, num_columns: int) -> None:
                 )
 
 
-def check_values(path: Path, columns: Mapping[str, type[pl.DataType]]) -> None:
+def check_values(
+    path: Path,
+    columns: Mapping[str, type[pl.DataType]],
+    rules: Mapping[str, tuple[pl.Expr, str]] = NO_RULES,
+) -> None:
     """Raise a :class:`RecembError` at the first value that its column cannot hold.
 
     Args:
         path: A raw file with the columns.
         columns: Type by name.
+        rules: See :func:`write_log`.
     """
     rows = _scan(path, dict.fromkeys(columns, pl.String))
     found = rows.collect_schema()
@@ -119,18 +127,28 @@ def check_values(path: Path, columns: Mapping[str, type[pl.DataType]]) -> None:
         wrong = value.cast(dtype, strict=False).is_null() & value.is_not_null()
         if found[name].is_float() and dtype.is_integer():
             wrong |= value.floor() != value  # a cast would cut the fraction off
-        first = rows.with_row_index(ROW).filter(wrong).select(ROW, name).head(1)
-        for row, got in first.collect(engine="streaming").iter_rows():
-            # Cells hold no line ends here: a quotation mark is a value like any other.
-            lines = {".parquet": f"row {row}", ".txt": f"line {row + 1}"}
-            raise RecembError(
-                f"{path}: column {name!r}, {lines.get(path.suffix, f'line {row + 2}')}: must be of "
-                f"type {dtype}, got {got!r}; mend it, or download the file again"
-            )
+        _refuse_first(path, rows, name, wrong, f"must be of type {dtype}")
+    for name, (wrong, rule) in rules.items():
+        _refuse_first(path, scan_log(path, columns), name, wrong, rule)
+
+
+def _refuse_first(path: Path, rows: pl.LazyFrame, name: str, wrong: pl.Expr, rule: str) -> None:
+    first = rows.with_row_index(ROW).filter(wrong).select(ROW, name).head(1)
+    for row, got in first.collect(engine="streaming").iter_rows():
+        # Cells hold no line ends here: a quotation mark is a value like any other.
+        lines = {".parquet": f"row {row}", ".txt": f"line {row + 1}"}
+        raise RecembError(
+            f"{path}: column {name!r}, {lines.get(path.suffix, f'line {row + 2}')}: {rule}, got "
+            f"{got!r}; mend it, or download the file again"
+        )
 
 
 def write_log(
-    rows: pl.LazyFrame, source: Path, folder: Path, columns: Mapping[str, type[pl.DataType]]
+    rows: pl.LazyFrame,
+    source: Path,
+    folder: Path,
+    columns: Mapping[str, type[pl.DataType]],
+    rules: Mapping[str, tuple[pl.Expr, str]] = NO_RULES,
 ) -> None:
     """Write the rows of each part as a parquet file, all files or none.
 
@@ -139,6 +157,8 @@ def write_log(
         source: The raw file; errors name it.
         folder: Where to; an existing one is replaced.
         columns: Of the raw file: type by name.
+        rules: Which values of a column are wrong, and the rule that errors state; ``rows`` must
+            raise an error of polars at such a value.
 
     Raises:
         RecembError: If the file holds a value that its column cannot, or cannot be read to its end.
@@ -159,7 +179,7 @@ def write_log(
                 try:
                     chosen.sink_parquet(new / f"{stage}.parquet", row_group_size=ROW_GROUP)
                 except pl.exceptions.PolarsError:
-                    check_values(source, columns)  # which says where it is
+                    check_values(source, columns, rules)  # which says where it is
                     raise
 
 

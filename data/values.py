@@ -63,28 +63,34 @@ def _shown(value: object) -> str:
     return repr(value.to_list() if isinstance(value, pl.Series) else value)
 
 
-def raw_ids(values: pl.Series, kind: IdKind | None) -> pl.Series:
+def raw_ids(values: pl.Series, kind: IdKind | None, setting: str | None = "type") -> pl.Series:
     """Return raw ids, int64; nulls stay.
 
     Args:
         values: Integers, booleans or strings.
         kind: What they should be; None: what they are.
+        setting: By which the user declares the type; None: there is none.
 
     Raises:
         ValueAtError: If the type is another one, or at a value that is no id.
     """
-    values = of_kind(values, kind)
+    values = of_kind(values, kind, setting)
     if values.dtype in _TEXT:
         return hash_strings(values.cast(pl.String))
     if values.dtype.is_integer():
         if values.dtype in (pl.UInt64, pl.Int128, pl.UInt128):
             wrong = values > 2**63 - 1
-            refuse_where(wrong, values, "ids must be below 2^63", "declare type: string")
+            refuse_where(wrong, values, "ids must be below 2^63", _as_strings(setting))
         refuse_where(values < 0, values, "ids must not be negative")
     return values.cast(pl.Int64)
 
 
-def of_kind(values: pl.Series, kind: IdKind | None) -> pl.Series:
+def _as_strings(setting: str | None) -> str:
+    """Return how a user has ids be strings."""
+    return "convert the column to strings" if setting is None else f"declare {setting}: string"
+
+
+def of_kind(values: pl.Series, kind: IdKind | None, setting: str | None = "type") -> pl.Series:
     """Return ids as strings or integers, converted where the kind allows it.
 
     Raises:
@@ -114,7 +120,7 @@ def of_kind(values: pl.Series, kind: IdKind | None) -> pl.Series:
         # 007, +7 and -0 are integers that are written otherwise.
         starts = text.str.starts_with
         wrong |= (starts("0") & (text != "0")) | starts("+") | starts("-0")
-        advice = "declare type: string if the data set has such ids"
+        advice = f"{_as_strings(setting)} if the data set has such ids"
         refuse_where(wrong, text, "ids must be integers as in training", advice)
     return found
 

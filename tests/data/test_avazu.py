@@ -91,6 +91,18 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         prepare(tmp_path / "train.csv", tmp_path / "cache")
 
 
+@pytest.mark.parametrize("wrong", [14102199, 14102124, 14133005, 14023005, -14102105, 141021050])
+def test_an_hour_that_is_none_is_refused_by_line(wrong: int, tmp_path: Path) -> None:
+    rows = raw(30)
+    rows[7, "hour"] = wrong
+    rows.write_csv(tmp_path / "train.csv")
+    rows.write_parquet(tmp_path / "train.parquet")
+    for name, place in (("train.csv", "line 9"), ("train.parquet", "row 7")):
+        said = rf"/{name}: column 'hour', {place}: must be an hour as YYMMDDHH, got {wrong}; mend"
+        with pytest.raises(RecembError, match=said):
+            prepare(tmp_path / name, tmp_path / "cache")
+
+
 # The real data.
 
 

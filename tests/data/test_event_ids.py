@@ -135,3 +135,26 @@ def test_an_item_of_several_categories_has_its_most_frequent_one() -> None:
         data.prepare_data()
         found = pl.read_parquet(data.folder / "items.parquet").rows()
         assert found == [(5, 2), (6, 1), (7, 9)]
+
+
+@pytest.mark.parametrize(
+    ("make", "column", "advice"),
+    [
+        (lambda path: Interactions(source=path, time="time"), "user", "declare user_type: string"),
+        (lambda path: Interactions(source=path, time="time"), "item", "declare item_type: string"),
+        (lambda path: Sequences(source=path, time="time"), "user", "declare sequence_type: string"),
+        (lambda path: Sequences(source=path, time="time"), "item", "declare item_type: string"),
+        (
+            lambda path: BehaviourLog(source=path, columns={"category": None}, protocol=SHORT),
+            "item",
+            "convert the column to strings",
+        ),
+    ],
+)
+def test_what_to_do_about_large_ids_is_a_setting_that_there_is(make, column, advice) -> None:
+    rows = pl.DataFrame({"user": [1] * 9, "item": range(9), "time": range(9)})
+    large = pl.lit(2**63, dtype=pl.UInt64) + pl.col(column).cast(pl.UInt64)
+    rows.with_columns(large.alias(column)).write_parquet("log.parquet")
+    said = rf"log.parquet: column '{column}', row 0: ids must be below 2\^63, got 9\d+; {advice}$"
+    with pytest.raises(RecembError, match=said):
+        make("log.parquet").prepare_data()
