@@ -229,8 +229,7 @@ def measure(call_it: Callable[[], Any], other: Callable[[], Any], rounds: int) -
 def speeds(rounds: int) -> list[dict[str, Any]]:
     """Return the time of the search and of a plain product and choice, on one thread."""
     import torch
-
-    from models.history_search import search_history
+    from recemb.models.history_search import search_history
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
@@ -263,7 +262,8 @@ def served(run: Run, root: Path, rounds: int) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    from models.two_stages import Request
+    from recemb.models.two_stages import Request
+
     from recemb.rebuild import rebuild
     from recemb.serving.archive import load_program
 

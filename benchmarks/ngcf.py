@@ -93,8 +93,9 @@ def trained(model: str, root: Path, seeds: int, threads: int) -> dict:
 
 def floor_model(train_on: str):
     """Return matrix factorisation on Gowalla, for its measure, and pairs of the stage measured."""
-    from data.gowalla import Gowalla
-    from models.mf_bpr import MatrixFactorizationBPR
+    from recemb.data.gowalla import Gowalla
+    from recemb.models.mf_bpr import MatrixFactorizationBPR
+
     from recemb.features import FeatureConfig
     from recemb.tables.full import Full
 
@@ -119,8 +120,8 @@ def measured(data, model, stage: str, x_ND: torch.Tensor) -> dict[str, float]:
 
 def baselines() -> dict[str, dict]:
     """Return what popularity and FastRP reach without training."""
-    from models.fast_rp import FastRP
-    from models.propagation import BipartiteGraph
+    from recemb.models.fast_rp import FastRP
+    from recemb.models.propagation import BipartiteGraph
 
     found: dict[str, dict] = {}
     sides = {stage: floor_model(on) for stage, on in (("validation", "train"), ("test", "all"))}
@@ -206,7 +207,7 @@ def products() -> None:
     """Print what a product of the matrix with vectors of 64 costs in three forms."""
     import warnings
 
-    from models.propagation import BipartiteGraph
+    from recemb.models.propagation import BipartiteGraph
 
     warnings.filterwarnings("ignore", message=".*Sparse CSR tensor support is in beta.*")
     _, model = floor_model("all")

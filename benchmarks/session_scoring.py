@@ -13,8 +13,8 @@ import statistics
 import time
 
 import torch
+from recemb.models.codebook_logits import CodebookLogits
 
-from models.codebook_logits import CodebookLogits
 from recemb.jagged import Jagged, to_padded
 from recemb.memory import keep_freed_memory
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import polars as pl
 import yaml
+from recemb.data.files import cache_root, data_root
+from recemb.data.movielens_ratings import FEATURES, prepare
+from recemb.data.tabular import STAGES
 
-from data.files import cache_root, data_root
-from data.movielens_ratings import FEATURES, prepare
-from data.tabular import STAGES
 from recemb.command_line.main import main as recemb
 
 CONFIG = Path("configs/dcn/movielens1m.yaml")
@@ -51,7 +51,7 @@ def config(folder: Path, epochs: int, num_rows: int | None) -> dict[str, Any]:
                 "kind": "hashed", "dim": 30, "num_rows": num_rows
             }  # fmt: skip
     found["data"] = {
-        "class_path": "data.tabular.Tabular",
+        "class_path": "recemb.data.tabular.Tabular",
         "init_args": {
             "folder": str(folder),
             "label": "label",

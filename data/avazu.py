@@ -12,12 +12,11 @@ al., "BARS", SIGIR 2022, arXiv:2205.09626, setting Avazu_x4, for the three featu
 from pathlib import Path
 
 import polars as pl
-
-from data.cache import prepared_folder
-from data.columns import IdColumn
-from data.files import cache_root, find
-from data.prepared import Prepared
-from data.raw_log import scan_log, write_log
+from recemb.data.cache import prepared_folder
+from recemb.data.columns import IdColumn
+from recemb.data.files import cache_root, find
+from recemb.data.prepared import Prepared
+from recemb.data.raw_log import scan_log, write_log
 
 TEXTS = (
     "site_id", "site_domain", "site_category", "app_id", "app_domain", "app_category",
@@ -47,7 +46,7 @@ def prepare(source: Path, folder: Path) -> Path:
 
     Args:
         source: Kaggle's ``train.csv``, or its columns as parquet or TSV.
-        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
+        folder: Where prepared data lives; see :func:`recemb.data.cache.prepared_folder`.
 
     Raises:
         RecembError: If the source is missing or does not hold what it should.

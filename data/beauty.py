@@ -8,11 +8,11 @@ Source: the form of Zhou et al., "S3-Rec", CIKM 2020, arXiv:2008.07873; McAuley 
 
 from pathlib import Path
 
-from data.cache import prepared_folder
-from data.columns import AttributeFile, ListColumn
-from data.files import cache_root, find_raw
-from data.raw_files import read_raw
-from data.sequences import FORMAT, ITEMS, SEQUENCE, SequenceData, leave_one_out, write_parts
+from recemb.data.cache import prepared_folder
+from recemb.data.columns import AttributeFile, ListColumn
+from recemb.data.files import cache_root, find_raw
+from recemb.data.raw_files import read_raw
+from recemb.data.sequences import FORMAT, ITEMS, SEQUENCE, SequenceData, leave_one_out, write_parts
 
 
 def prepare(source: Path, folder: Path, max_length: int) -> Path:
@@ -20,7 +20,7 @@ def prepare(source: Path, folder: Path, max_length: int) -> Path:
 
     Args:
         source: Holds ``Beauty.parquet`` and ``Beauty_item2attributes.parquet``.
-        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
+        folder: Where prepared data lives; see :func:`recemb.data.cache.prepared_folder`.
         max_length: Of histories.
 
     Raises:

@@ -1,7 +1,7 @@
 """Behaviour log: one file of (user, item, category, behaviour, time), as Taobao and Tmall publish.
 
 Which item does a user turn to next, after a long history? The rows are those of
-:mod:`data.long_histories`; ``items.parquet`` holds each item's category.
+:mod:`recemb.data.long_histories`; ``items.parquet`` holds each item's category.
 
     Taobao   UserBehavior.csv       names: [user, item, category, behaviour, time] (no header)
     Tmall    user_log_format1.csv   seconds: false, columns: {user: user_id, item: item_id,
@@ -17,13 +17,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import polars as pl
+from recemb.data.cache import cache_name, prepared_folder
+from recemb.data.columns import AttributeFile, IdColumn, ListColumn
+from recemb.data.events import EventColumns, Events, check_events
+from recemb.data.files import SEPARATORS, TableFile, cache_root, exactly, find
+from recemb.data.long_histories import Protocol, read_log, write_rows
+from recemb.data.prepared import Prepared
 
-from data.cache import cache_name, prepared_folder
-from data.columns import AttributeFile, IdColumn, ListColumn
-from data.events import EventColumns, Events, check_events
-from data.files import SEPARATORS, TableFile, cache_root, exactly, find
-from data.long_histories import Protocol, read_log, write_rows
-from data.prepared import Prepared
 from recemb.errors import RecembError
 from recemb.files import reading
 
@@ -43,14 +43,14 @@ class BehaviourLog(Prepared):
 
     Args:
         source: The file (.csv, .tsv or .parquet), in the current folder or ``$RECEMB_DATA``. Ids
-            are integers or strings; times are numbers, dates, or text as :mod:`data.times` reads
+            are integers or strings; times are numbers, dates, or text as :mod:`recemb.data.times` reads
             it.
         names: Columns of a text file without a header, in order.
         columns: Names in the file of ``user``, ``item``, ``time``, ``category`` and ``behaviour``,
             as far as they differ; null for a category or behaviour that the file does not have.
         behaviours: Kinds of behaviour that count, such as ``[pv]``; by default all.
         seconds: Whether times that are numbers are seconds. Otherwise only their order is used.
-        time_format: How times are read that are text and no ISO 8601; see :mod:`data.times`.
+        time_format: How times are read that are text and no ISO 8601; see :mod:`recemb.data.times`.
         protocol: How rows are made.
         min_count: Items seen less often in training are unknown.
         batch_size: Samples per training batch.
@@ -164,7 +164,7 @@ def read_behaviours(
         names: Its columns, where it has no header.
         roles: Column by role.
         kept: Kinds of behaviour that count, or None for all.
-        time_format: See :func:`data.times.times_of`.
+        time_format: See :func:`recemb.data.times.times_of`.
 
     Raises:
         RecembError: If the file cannot be read, or a column is missing or holds what it may not.

@@ -21,7 +21,7 @@ complements held out, and substitutes, of which training knows nothing, in both 
 
 Complements are those of the relations where there is a file of them, else all pairs of baskets.
 
-An item without pairs can have synthetic ones (:mod:`data.synthetic_pairs`).
+An item without pairs can have synthetic ones (:mod:`recemb.data.synthetic_pairs`).
 
 Files are read and written in parts: what is in memory is the pairs of a part of the baskets, the
 distinct pairs, and the catalogue.
@@ -34,19 +34,19 @@ from typing import Literal
 import polars as pl
 import pyarrow.parquet as pq
 import torch
+from recemb.data.cache import prepared_folder
+from recemb.data.columns import AttributeFile, Columns, IdColumn, ListColumn
+from recemb.data.events import are_text
+from recemb.data.files import ROW_GROUP, TableFile, cache_root, find
+from recemb.data.held_out import PARTS
+from recemb.data.id_types import IdsOfFile
+from recemb.data.pair_sources import Baskets, Relations, basket_parts, items_in, related
+from recemb.data.prepared import Prepared
+from recemb.data.schema import build_schema
+from recemb.data.synthetic_pairs import Synthetic, synthetic_pairs
+from recemb.data.tabular import STAGES
+from recemb.data.values import as_tensor
 
-from data.cache import prepared_folder
-from data.columns import AttributeFile, Columns, IdColumn, ListColumn
-from data.events import are_text
-from data.files import ROW_GROUP, TableFile, cache_root, find
-from data.held_out import PARTS
-from data.id_types import IdsOfFile
-from data.pair_sources import Baskets, Relations, basket_parts, items_in, related
-from data.prepared import Prepared
-from data.schema import build_schema
-from data.synthetic_pairs import Synthetic, synthetic_pairs
-from data.tabular import STAGES
-from data.values import as_tensor
 from recemb.errors import RecembError
 from recemb.hashing import hash_strings, rows_of
 from recemb.schema import Schema
@@ -75,7 +75,7 @@ class Complements(Prepared):
         cache_bytes: Training pairs are kept in memory up to this size; the rest is read again in
             every epoch.
         seed: Of the order of the training pairs; the split has a fixed one of its own.
-        keep_strings: Whether items that are strings are kept (:class:`data.columns.IdColumn`).
+        keep_strings: Whether items that are strings are kept (:class:`recemb.data.columns.IdColumn`).
 
     Raises:
         RecembError: If a file or a column does not hold what it should, or a setting is out of

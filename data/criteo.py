@@ -14,12 +14,11 @@ in 8:1:1 and the rare categories.
 from pathlib import Path
 
 import polars as pl
-
-from data.cache import prepared_folder
-from data.columns import IdColumn, NumberColumn
-from data.files import cache_root, find
-from data.prepared import Prepared
-from data.raw_log import scan_log, write_log
+from recemb.data.cache import prepared_folder
+from recemb.data.columns import IdColumn, NumberColumn
+from recemb.data.files import cache_root, find
+from recemb.data.prepared import Prepared
+from recemb.data.raw_log import scan_log, write_log
 
 NUMBERS = tuple(f"I{number}" for number in range(1, 14))
 CATEGORIES = tuple(f"C{number}" for number in range(1, 27))
@@ -43,7 +42,7 @@ def prepare(source: Path, folder: Path) -> Path:
 
     Args:
         source: Kaggle's ``train.txt``, or its columns as parquet, CSV or TSV with their names.
-        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
+        folder: Where prepared data lives; see :func:`recemb.data.cache.prepared_folder`.
 
     Raises:
         RecembError: If the source is missing or does not hold what it should.

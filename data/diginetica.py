@@ -10,12 +10,11 @@ AAAI 2019, arXiv:1811.00855.
 from pathlib import Path
 
 import polars as pl
-
-from data.cache import prepared_folder
-from data.files import cache_root, find_raw
-from data.held_out import rows_of_side
-from data.raw_files import read_raw
-from data.sequences import (
+from recemb.data.cache import prepared_folder
+from recemb.data.files import cache_root, find_raw
+from recemb.data.held_out import rows_of_side
+from recemb.data.raw_files import read_raw
+from recemb.data.sequences import (
     FORMAT,
     SequenceData,
     prefixes,
@@ -31,7 +30,7 @@ def prepare(source: Path, folder: Path, max_length: int) -> Path:
 
     Args:
         source: Holds ``train_sessions.parquet`` and ``test.parquet``.
-        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
+        folder: Where prepared data lives; see :func:`recemb.data.cache.prepared_folder`.
         max_length: Of histories.
 
     Raises:

@@ -1,7 +1,7 @@
 """Encode: from the columns of a file to checked tensors of indices.
 
 Every value is looked at once, by column, and a wrong one is named by file, column and place (see
-:mod:`data.files`).
+:mod:`recemb.data.files`).
 
 Shapes: N rows.
 """
@@ -12,12 +12,10 @@ from typing import TypeVar
 
 import polars as pl
 import torch
-from torch import Tensor
-
-from data.chunk import Bags, Chunk, bags_of
-from data.columns import Columns, IdColumn, ListColumn, NumberColumn
-from data.files import is_text_file, place_in
-from data.values import (
+from recemb.data.chunk import Bags, Chunk, bags_of
+from recemb.data.columns import Columns, IdColumn, ListColumn, NumberColumn
+from recemb.data.files import is_text_file, place_in
+from recemb.data.values import (
     MISSING,
     IdKind,
     ValueAtError,
@@ -30,6 +28,8 @@ from data.values import (
     raw_ids,
     split_text,
 )
+from torch import Tensor
+
 from recemb.errors import RecembError
 from recemb.schema import Schema
 from recemb.vocabulary import Vocabulary

@@ -13,14 +13,14 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import polars as pl
+from recemb.data.cache import say
+from recemb.data.columns import IdType
+from recemb.data.files import TableFile, is_text_file
+from recemb.data.id_types import IdsOfFile, decide_text
+from recemb.data.times import Times, times_of
+from recemb.data.values import IdKind, ValueAtError, as_tensor, is_text, of_kind, raw_ids
 from torch import Tensor
 
-from data.cache import say
-from data.columns import IdType
-from data.files import TableFile, is_text_file
-from data.id_types import IdsOfFile, decide_text
-from data.times import Times, times_of
-from data.values import IdKind, ValueAtError, as_tensor, is_text, of_kind, raw_ids
 from recemb.errors import RecembError
 from recemb.hashing import hash_strings, mix
 
@@ -36,7 +36,7 @@ class EventColumns(NamedTuple):
     time: str | None
     """The column of times; None: the file has none."""
     time_format: str | None
-    """See :func:`data.times.times_of`."""
+    """See :func:`recemb.data.times.times_of`."""
     types: Mapping[str, IdType | None] = MappingProxyType({})
     """What is declared of ids by the settings ``user_type`` and such, by what they are of; what is
     not named has no such setting."""
@@ -53,7 +53,7 @@ class Events(NamedTuple):
     rows: pl.DataFrame
     """Ids, int64 or strings, by what they are of, and ``time`` as a number where there is one."""
     per_second: int | None
-    """See :class:`data.times.Times`."""
+    """See :class:`recemb.data.times.Times`."""
 
 
 def are_text(

@@ -13,10 +13,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from polars import selectors
+from recemb.data.cache import prepared_folder
+from recemb.data.csv_copy import FORMAT, header_of, write_copy
+from recemb.data.csv_copy import ROW_GROUP as ROW_GROUP
 
-from data.cache import prepared_folder
-from data.csv_copy import FORMAT, header_of, write_copy
-from data.csv_copy import ROW_GROUP as ROW_GROUP
 from recemb.errors import RecembError
 from recemb.files import one_line, reading
 from recemb.paths import data_root as data_root
@@ -60,7 +60,7 @@ class TableFile:
     """A parquet or CSV file, read row group by row group.
 
     A CSV file has no row groups: it is written once as parquet into the cache folder, streamed, and
-    read from there until it changes; see :mod:`data.csv_copy` for the types that it gets.
+    read from there until it changes; see :mod:`recemb.data.csv_copy` for the types that it gets.
 
     Args:
         path: Ends in ``.parquet``, ``.csv`` or ``.tsv``.

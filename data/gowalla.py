@@ -15,10 +15,10 @@ al., "Neural Graph Collaborative Filtering", SIGIR 2019, arXiv:1905.08108.
 
 from pathlib import Path
 
-from data.cache import prepared_folder
-from data.files import cache_root, find_raw
-from data.interactions import FORMAT, InteractionData, TrainOn, write_parts
-from data.raw_files import read_raw
+from recemb.data.cache import prepared_folder
+from recemb.data.files import cache_root, find_raw
+from recemb.data.interactions import FORMAT, InteractionData, TrainOn, write_parts
+from recemb.data.raw_files import read_raw
 
 VALIDATION_SHARE = 0.2
 
@@ -28,7 +28,7 @@ def prepare(source: Path, folder: Path, train_on: TrainOn) -> Path:
 
     Args:
         source: Holds ``train.parquet`` and ``test.parquet``.
-        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
+        folder: Where prepared data lives; see :func:`recemb.data.cache.prepared_folder`.
         train_on: Whether validation is held out of training.
 
     Raises:

@@ -9,10 +9,10 @@ Products", KDD 2015, arXiv:1506.08839; files as in ReChorus (Wang et al.).
 
 from pathlib import Path
 
-from data.complements import Complements, Sources
-from data.files import find_raw
-from data.pair_sources import Baskets, Relations
-from data.synthetic_pairs import Synthetic
+from recemb.data.complements import Complements, Sources
+from recemb.data.files import find_raw
+from recemb.data.pair_sources import Baskets, Relations
+from recemb.data.synthetic_pairs import Synthetic
 
 DAY = 86_400
 

@@ -20,14 +20,14 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+from recemb.data.cache import prepared_folder
+from recemb.data.columns import AttributeFile, IdColumn, IdType, ListColumn
+from recemb.data.events import EventColumns, are_text, in_order, read_events
+from recemb.data.files import ROW_GROUP, TableFile, cache_root, find
+from recemb.data.id_types import IdsOfFile
+from recemb.data.prepared import Prepared
+from recemb.data.tabular import STAGES
 
-from data.cache import prepared_folder
-from data.columns import AttributeFile, IdColumn, IdType, ListColumn
-from data.events import EventColumns, are_text, in_order, read_events
-from data.files import ROW_GROUP, TableFile, cache_root, find
-from data.id_types import IdsOfFile
-from data.prepared import Prepared
-from data.tabular import STAGES
 from recemb.errors import RecembError
 
 TrainOn = Literal["train", "all"]
@@ -50,7 +50,7 @@ class InteractionData(Prepared):
         batch_size: Pairs per training batch.
         eval_batch_size: Pairs per batch of the other stages; rankings are made at their end.
         seed: Of the order of the training rows.
-        keep_strings: Whether ids that are strings are kept (:class:`data.columns.IdColumn`).
+        keep_strings: Whether ids that are strings are kept (:class:`recemb.data.columns.IdColumn`).
     """
 
     keys = {"user": "user", "item": "item"}
@@ -91,10 +91,10 @@ class Interactions(InteractionData):
         user: Column of user ids.
         item: Column of item ids.
         time: Column of times: what is cut off a user is then the last, else it is drawn at random,
-            always the same. Numbers, dates, or text as :mod:`data.times` reads it.
+            always the same. Numbers, dates, or text as :mod:`recemb.data.times` reads it.
         time_format: How text is read that is no ISO 8601, such as ``%d/%m/%Y %H:%M``.
         user_type: What ids of users are, ``string`` or ``integer``, where the files do not say it;
-            see :class:`data.columns.IdColumn`.
+            see :class:`recemb.data.columns.IdColumn`.
         item_type: Likewise of items.
         validation_share: Of each user's pairs, after test is cut off; rounded, and at least one
             pair stays in training.
@@ -103,7 +103,7 @@ class Interactions(InteractionData):
         batch_size: Pairs per training batch.
         eval_batch_size: Pairs per batch of the other stages.
         seed: Of the order of the training rows.
-        keep_strings: Whether ids that are strings are kept (:class:`data.columns.IdColumn`).
+        keep_strings: Whether ids that are strings are kept (:class:`recemb.data.columns.IdColumn`).
     """
 
     def __init__(

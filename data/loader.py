@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch
 import xxhash
+from recemb.data.batch import Batch, batch_of
+from recemb.data.chunk import Chunk, concatenate
+from recemb.data.encode import Encoder
+from recemb.data.files import PROGRESS_ROWS, TableFile
 from tqdm import tqdm
 
-from data.batch import Batch, batch_of
-from data.chunk import Chunk, concatenate
-from data.encode import Encoder
-from data.files import PROGRESS_ROWS, TableFile
 from recemb.checksums import checksum
 from recemb.errors import RecembError
 

@@ -28,11 +28,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from recemb.data.events import in_order
+from recemb.data.files import PROGRESS_ROWS
+from recemb.data.tabular import STAGES
 from tqdm import tqdm
 
-from data.events import in_order
-from data.files import PROGRESS_ROWS
-from data.tabular import STAGES
 from recemb.errors import RecembError
 
 Integers = NDArray[np.int64]
@@ -107,7 +107,7 @@ def read_log(
 
     Args:
         behaviours: Columns ``user``, ``item`` and ``time``, in any order of rows; for those of a
-            user at equal times see :mod:`data.events`.
+            user at equal times see :mod:`recemb.data.events`.
         where: The file, which errors name.
         min_behaviours: See :class:`Protocol`.
         per_second: How many units of ``time`` are a second; None: one.

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-
-from data.cache import prepared_folder
-from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import ROW_GROUP, cache_root, find_raw
-from data.prepared import Prepared
-from data.raw_files import Kind, read_raw
-from data.tabular import STAGES
+from recemb.data.cache import prepared_folder
+from recemb.data.columns import AttributeFile, IdColumn, ListColumn
+from recemb.data.files import ROW_GROUP, cache_root, find_raw
+from recemb.data.prepared import Prepared
+from recemb.data.raw_files import Kind, read_raw
+from recemb.data.tabular import STAGES
 
 HISTORY_LENGTH = 50
 POSITIVE_RATING = 4
@@ -36,7 +35,7 @@ def prepare(source: Path, folder: Path) -> Path:
 
     Args:
         source: Holds ``ratings.parquet``, ``users.parquet`` and ``movies.parquet``.
-        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
+        folder: Where prepared data lives; see :func:`recemb.data.cache.prepared_folder`.
 
     Raises:
         RecembError: If a source file is missing; the message says where it was looked for.

@@ -6,21 +6,20 @@ Negatives are movies that their user never rates: a user rates a movie once, so 
 history could not be a positive.
 
 Source: Harper and Konstan, "The MovieLens Datasets", ACM TiiS 2015; the protocol is that of
-:mod:`data.long_histories`.
+:mod:`recemb.data.long_histories`.
 """
 
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import polars as pl
-
-from data.cache import prepared_folder
-from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import cache_root, find_raw
-from data.long_histories import Log, Protocol, read_log, write_rows
-from data.movielens import RATINGS
-from data.prepared import Prepared
-from data.raw_files import read_raw
+from recemb.data.cache import prepared_folder
+from recemb.data.columns import AttributeFile, IdColumn, ListColumn
+from recemb.data.files import cache_root, find_raw
+from recemb.data.long_histories import Log, Protocol, read_log, write_rows
+from recemb.data.movielens import RATINGS
+from recemb.data.prepared import Prepared
+from recemb.data.raw_files import read_raw
 
 PROTOCOL = Protocol(unmet=True, targets=80)
 FORMAT = "long-2"
@@ -34,7 +33,7 @@ def prepare(source: Path, folder: Path, protocol: Protocol = PROTOCOL) -> Path:
 
     Args:
         source: Holds ``ratings.parquet`` and ``movies.parquet``.
-        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
+        folder: Where prepared data lives; see :func:`recemb.data.cache.prepared_folder`.
         protocol: How rows are made.
 
     Raises:

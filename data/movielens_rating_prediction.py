@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-
-from data.cache import prepared_folder
-from data.columns import IdColumn
-from data.files import cache_root, find_raw
-from data.movielens import RATINGS, write_parts
-from data.prepared import Prepared
-from data.raw_files import read_raw
-from data.tabular import STAGES
+from recemb.data.cache import prepared_folder
+from recemb.data.columns import IdColumn
+from recemb.data.files import cache_root, find_raw
+from recemb.data.movielens import RATINGS, write_parts
+from recemb.data.prepared import Prepared
+from recemb.data.raw_files import read_raw
+from recemb.data.tabular import STAGES
 
 SPLIT_SEED = 2020
 """Part of the protocol: another one would be another test set."""
@@ -30,7 +29,7 @@ def prepare(source: Path, folder: Path) -> Path:
 
     Args:
         source: Holds ``ratings.parquet``.
-        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
+        folder: Where prepared data lives; see :func:`recemb.data.cache.prepared_folder`.
 
     Raises:
         RecembError: If the source file is missing; the message says where it was looked for.

@@ -8,12 +8,12 @@ Source: Harper and Konstan, "The MovieLens Datasets", ACM TiiS 2015.
 
 from pathlib import Path
 
-from data.cache import prepared_folder
-from data.columns import AttributeFile, IdColumn, ListColumn
-from data.files import cache_root, find_raw
-from data.movielens import read_movies
-from data.raw_files import read_raw
-from data.sequences import FORMAT, ITEMS, SEQUENCE, SequenceData, leave_one_out, write_parts
+from recemb.data.cache import prepared_folder
+from recemb.data.columns import AttributeFile, IdColumn, ListColumn
+from recemb.data.files import cache_root, find_raw
+from recemb.data.movielens import read_movies
+from recemb.data.raw_files import read_raw
+from recemb.data.sequences import FORMAT, ITEMS, SEQUENCE, SequenceData, leave_one_out, write_parts
 
 
 def prepare(source: Path, folder: Path, max_length: int) -> Path:
@@ -21,7 +21,7 @@ def prepare(source: Path, folder: Path, max_length: int) -> Path:
 
     Args:
         source: Holds ``sequences_5core.parquet`` and ``movies.parquet``.
-        folder: Where prepared data lives; see :func:`data.cache.prepared_folder`.
+        folder: Where prepared data lives; see :func:`recemb.data.cache.prepared_folder`.
         max_length: Of histories.
 
     Raises:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
-
-from data.events import (
+from recemb.data.events import (
     EventColumns,
     check_events,
     count_ties,
@@ -22,8 +21,9 @@ from data.events import (
     ordered_events,
     say_ties,
 )
-from data.files import TableFile, exactly
-from data.values import IdKind, ValueAtError, split_text
+from recemb.data.files import TableFile, exactly
+from recemb.data.values import IdKind, ValueAtError, split_text
+
 from recemb.errors import RecembError
 
 ROW = "number of the row"
@@ -45,7 +45,7 @@ class Baskets:
     """Column of item ids."""
     time: str | None = None
     """Column of times that order the events of a basket: numbers, dates, or text as
-    :mod:`data.times` reads it. Without it they are in the order of the file."""
+    :mod:`recemb.data.times` reads it. Without it they are in the order of the file."""
     time_format: str | None = None
     """How times are read that are text and no ISO 8601, such as ``%d/%m/%Y %H:%M``."""
     window: int = 5

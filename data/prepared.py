@@ -1,7 +1,7 @@
 """Prepared: a public data set whose files are written into the cache folder on first use."""
 
-from data.files import TableFile
-from data.tabular import Tabular
+from recemb.data.files import TableFile
+from recemb.data.tabular import Tabular
 
 
 class Prepared(Tabular):

@@ -25,15 +25,15 @@ from typing import Literal
 import polars as pl
 import polars.selectors as cs
 import torch
+from recemb.data.cache import prepared_folder, say
+from recemb.data.columns import AttributeFile, Columns, IdColumn, IdType, ListColumn
+from recemb.data.encode import Encoder
+from recemb.data.events import EventColumns, are_text, hashes, in_order, read_events
+from recemb.data.files import ROW_GROUP, TableFile, cache_root, find
+from recemb.data.id_types import IdsOfFile
+from recemb.data.prepared import Prepared
+from recemb.data.tabular import STAGES
 
-from data.cache import prepared_folder, say
-from data.columns import AttributeFile, Columns, IdColumn, IdType, ListColumn
-from data.encode import Encoder
-from data.events import EventColumns, are_text, hashes, in_order, read_events
-from data.files import ROW_GROUP, TableFile, cache_root, find
-from data.id_types import IdsOfFile
-from data.prepared import Prepared
-from data.tabular import STAGES
 from recemb.errors import RecembError
 from recemb.jagged import Jagged
 from recemb.schema import Schema
@@ -60,7 +60,7 @@ class SequenceData(Prepared):
         batch_size: Sequences per training batch.
         eval_batch_size: Rows per batch of the other stages.
         seed: Of the order of the training rows.
-        keep_strings: Whether items that are strings are kept (:class:`data.columns.IdColumn`).
+        keep_strings: Whether items that are strings are kept (:class:`recemb.data.columns.IdColumn`).
     """
 
     keys = {SEQUENCE: SEQUENCE}
@@ -121,10 +121,10 @@ class Sequences(SequenceData):
         sequence: Column that says whose event it is.
         item: Column of item ids.
         time: Column of times, by which the events of a sequence are ordered: numbers, dates, or
-            text as :mod:`data.times` reads it. Without it they are in the order of the file.
+            text as :mod:`recemb.data.times` reads it. Without it they are in the order of the file.
         time_format: How text is read that is no ISO 8601, such as ``%d/%m/%Y %H:%M``.
         sequence_type: What ids of sequences are, ``string`` or ``integer``, where the file does not
-            say it; see :class:`data.columns.IdColumn`.
+            say it; see :class:`recemb.data.columns.IdColumn`.
         item_type: Likewise of items.
         split: How validation and test are cut off; see the module.
         validation_share: Of sequences, under ``last_sequences``.
@@ -135,7 +135,7 @@ class Sequences(SequenceData):
         batch_size: Sequences per training batch.
         eval_batch_size: Rows per batch of the other stages.
         seed: Of the order of the training rows.
-        keep_strings: Whether items that are strings are kept (:class:`data.columns.IdColumn`).
+        keep_strings: Whether items that are strings are kept (:class:`recemb.data.columns.IdColumn`).
     """
 
     def __init__(
@@ -233,7 +233,7 @@ def read_sequences(
     Args:
         file: Has a row per event.
         columns: Of ``sequence``, ``item`` and perhaps of times.
-        text: See :func:`data.events.read_events`.
+        text: See :func:`recemb.data.events.read_events`.
 
     Raises:
         RecembError: If a column is missing, or at the first event that lacks a value or has a wrong

@@ -5,11 +5,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from data.cache import prepared_folder
-from data.columns import IdColumn, ListColumn, NumberColumn
-from data.files import cache_root
-from data.prepared import Prepared
-from data.synthetic import LAW, LAW_VERSION, SyntheticLog, generate
+from recemb.data.cache import prepared_folder
+from recemb.data.columns import IdColumn, ListColumn, NumberColumn
+from recemb.data.files import cache_root
+from recemb.data.prepared import Prepared
+from recemb.data.synthetic import LAW, LAW_VERSION, SyntheticLog, generate
 
 
 class SyntheticClicks(Prepared):

@@ -8,16 +8,23 @@ from typing import Literal
 
 import polars as pl
 from lightning import LightningDataModule
+from recemb.data.columns import (
+    AttributeFile,
+    Columns,
+    IdColumn,
+    LabelType,
+    ListColumn,
+    NumberColumn,
+)
+from recemb.data.encode import Encoder
+from recemb.data.files import TableFile, find
+from recemb.data.held_out import rows_of_side
+from recemb.data.loader import Loader
+from recemb.data.said import said_schema
+from recemb.data.schema import build_schema, count_values
+from recemb.data.values import as_tensor
 from torch import Tensor
 
-from data.columns import AttributeFile, Columns, IdColumn, LabelType, ListColumn, NumberColumn
-from data.encode import Encoder
-from data.files import TableFile, find
-from data.held_out import rows_of_side
-from data.loader import Loader
-from data.said import said_schema
-from data.schema import build_schema, count_values
-from data.values import as_tensor
 from recemb import processes
 from recemb.errors import RecembError
 from recemb.hashing import hash_strings
@@ -129,7 +136,7 @@ class Tabular(LightningDataModule):
         )
 
     def said_schema(self, num_ids: Mapping[str, int], lengths: Mapping[str, float]) -> Schema:
-        """Return the schema with some numbers of ids said; see :func:`data.said.said_schema`."""
+        """Return the schema with some numbers of ids said; see :func:`recemb.data.said.said_schema`."""
         return said_schema(self.columns, self.attributes, num_ids, lengths, self._read)
 
     def file(self, stage: str) -> TableFile:
@@ -230,7 +237,7 @@ class Tabular(LightningDataModule):
 
     @property
     def training_order(self) -> dict[str, int | str]:
-        """What the order of the training rows follows from; see :attr:`data.loader.Loader.order`.
+        """What the order of the training rows follows from; see :attr:`recemb.data.loader.Loader.order`.
 
         A training is resumed with the same alone.
         """

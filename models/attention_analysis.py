@@ -21,11 +21,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
+from recemb.data.batch import Batch
+from recemb.models.dare import TWIN
+from recemb.models.long_history import Items, LongHistoryTask
 from torch import Tensor
 
-from data.batch import Batch
-from models.dare import TWIN
-from models.long_history import Items, LongHistoryTask
 from recemb.compress.kmeans import assign, kmeans
 from recemb.jagged import Ids, Jagged, split_keyed, to_padded
 

@@ -1,6 +1,6 @@
 """Report: what trained models of long histories attend to, side by side.
 
-    python -m models.attention_report DARE=RUN/checkpoints/best.ckpt TWIN=... --output FOLDER
+    python -m recemb.models.attention_report DARE=RUN/checkpoints/best.ckpt TWIN=... --output FOLDER
 
 writes ``report.md``, ``report.json``, ``attention.png`` and ``discriminability.png``. All
 checkpoints must be of the same data, which is prepared as the first one's configuration says.
@@ -18,11 +18,8 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
-from tqdm import tqdm
-
-from data.batch import Batch
-from models.attention_analysis import (
+from recemb.data.batch import Batch
+from recemb.models.attention_analysis import (
     Conflict,
     LearnedAttention,
     Truth,
@@ -32,8 +29,11 @@ from models.attention_analysis import (
     read,
     search_ndcg,
 )
-from models.dare import TWIN
-from models.long_history import LongHistoryTask
+from recemb.models.dare import TWIN
+from recemb.models.long_history import LongHistoryTask
+from torch import Tensor
+from tqdm import tqdm
+
 from recemb.checkpoint import checkpoint_config, read_checkpoint
 from recemb.errors import RecembError
 from recemb.files import whole_file
@@ -310,7 +310,9 @@ def write(report: Report, folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Analyse checkpoints; return the exit code: 0, or 2 after a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m models.attention_report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m recemb.models.attention_report", description=__doc__
+    )
     parser.add_argument("checkpoints", nargs="+", metavar="NAME=CHECKPOINT")
     parser.add_argument("--output", type=Path, required=True, help="folder of the report")
     parser.add_argument("--category", default="category", help="attribute of an item")

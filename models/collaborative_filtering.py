@@ -3,7 +3,7 @@
     s_ui = x_u . y_i        trained by BPR, measured by ranking all items
 
 A model is a subclass that says where vectors come from. Positives, negatives and the loss are here;
-the ranking is :mod:`models.pair_ranking`.
+the ranking is :mod:`recemb.models.pair_ranking`.
 
 Shapes: B samples, K negatives of each, S distinct nodes, users and items, D elements of a vector.
 """
@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from recemb.data.batch import Batch
+from recemb.models.bpr import Negatives, PairSampler, Positives, bpr_losses, hardest
+from recemb.models.fast_rp import FastRP
+from recemb.models.pair_ranking import Evaluation, PairRanking
+from recemb.models.propagation import BipartiteGraph
 from torch import Tensor
 
-from data.batch import Batch
-from models.bpr import Negatives, PairSampler, Positives, bpr_losses, hardest
-from models.fast_rp import FastRP
-from models.pair_ranking import Evaluation, PairRanking
-from models.propagation import BipartiteGraph
 from recemb import collectives, processes
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
@@ -32,7 +32,7 @@ USER, ITEM = "user", "item"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """What is learned (:mod:`models.bpr`)."""
+    """What is learned (:mod:`recemb.models.bpr`)."""
 
     num_negatives: int = 1
     """Items drawn for each positive."""

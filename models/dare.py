@@ -9,7 +9,7 @@ half as wide by default, which makes the search over thousands of behaviours as 
 second loss, of all behaviours before the search, teaches the attention what the search would hide.
 
 :class:`TWIN` has one set of tables for both, or (``projected``) a learned matrix per use.
-:class:`models.long_din.LongDIN` weighs behaviours by a perceptron.
+:class:`recemb.models.long_din.LongDIN` weighs behaviours by a perceptron.
 
 Shapes: B samples, N behaviours, U distinct items of a batch, d attention vector, D representation.
 
@@ -23,11 +23,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from recemb.models.jagged_products import dots
+from recemb.models.long_history import Items, LongHistoryTask, Network, time_vectors
+from recemb.models.two_stages import export_stages
 from torch import Tensor, nn
 
-from models.jagged_products import dots
-from models.long_history import Items, LongHistoryTask, Network, time_vectors
-from models.two_stages import export_stages
 from recemb.features import FeatureConfig
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
@@ -53,7 +53,7 @@ class DotAttention(LongHistoryTask):
         return sum(semantic[1:], semantic[0]) * scale + time_N
 
     def export_stages(self, output: Path) -> dict[str, object]:
-        """Write search and ranking as programs of their own; see :mod:`models.two_stages`."""
+        """Write search and ranking as programs of their own; see :mod:`recemb.models.two_stages`."""
         return export_stages(self, output)
 
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import torch
+from recemb.models.feature_task import FeatureTask
+from recemb.models.layers import MLP, Activation, hidden_layers
 from torch import Tensor, nn
 
-from models.feature_task import FeatureTask
-from models.layers import MLP, Activation, hidden_layers
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Ids

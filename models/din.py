@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
+from recemb.data.batch import Batch
+from recemb.models.attention import Form, TargetAttention
+from recemb.models.feature_task import FeatureTask
+from recemb.models.layers import MLP, Activation
+from recemb.models.parallel_histories import common_lengths
+from recemb.models.regularization import Met, batch_aware_decay
 from torch import Tensor
 
-from data.batch import Batch
-from models.attention import Form, TargetAttention
-from models.feature_task import FeatureTask
-from models.layers import MLP, Activation
-from models.parallel_histories import common_lengths
-from models.regularization import Met, batch_aware_decay
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Ids, Jagged, is_tracing, to_padded

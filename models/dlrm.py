@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
+from recemb.models.feature_task import FeatureTask, common_dim
+from recemb.models.layers import MLP, Activation, hidden_layers
 from torch import Tensor, nn
 
-from models.feature_task import FeatureTask, common_dim
-from models.layers import MLP, Activation, hidden_layers
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Ids

@@ -14,12 +14,12 @@ Recommendations", ICKG 2022, arXiv:2211.14982.
 """
 
 import torch
+from recemb.data.batch import Batch
+from recemb.models.catalogue_ranking import metric_names
+from recemb.models.pair_ranking import Evaluation, PairRanking
+from recemb.models.skip_gram import Noise, SkipGram, skip_gram_losses
 from torch import Tensor
 
-from data.batch import Batch
-from models.catalogue_ranking import metric_names
-from models.pair_ranking import Evaluation, PairRanking
-from models.skip_gram import Noise, SkipGram, skip_gram_losses
 from recemb import collectives, processes
 from recemb.features import FeatureConfig
 from recemb.monitor import Monitor

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from recemb.data.batch import Batch
 from torch import nn
 
-from data.batch import Batch
 from recemb import processes
 from recemb.divergence import diverged, not_finite
 from recemb.embeddings import Embeddings

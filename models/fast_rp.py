@@ -15,10 +15,10 @@ CIKM 2019, arXiv:1908.11512; values of R as in Achlioptas, PODS 2001.
 from dataclasses import dataclass, field
 
 import torch
+from recemb.models.propagation import BipartiteGraph
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.propagation import BipartiteGraph
 from recemb.errors import RecembError
 
 

@@ -9,9 +9,9 @@ Shapes: B samples, D elements of a feature's vector, K dense columns.
 from collections.abc import Mapping
 from typing import cast
 
+from recemb.models.task import RankingTask
 from torch import Tensor
 
-from models.task import RankingTask
 from recemb.attributes import AttributeLookup
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig

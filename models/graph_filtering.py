@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
-from models.collaborative_filtering import (
+from recemb.models.collaborative_filtering import (
     ITEM,
     CollaborativeFiltering,
     Training,
 )
-from models.pair_ranking import Evaluation
-from models.propagation import BipartiteGraph, Layer, Neighbourhood
+from recemb.models.pair_ranking import Evaluation
+from recemb.models.propagation import BipartiteGraph, Layer, Neighbourhood
+from torch import Tensor
+
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.rows.optimizers import RowsOptimizer

@@ -2,7 +2,7 @@
 
     logit = MLP([t, h])      h = sum_j softmax(perceptron([q, k_j, q - k_j, q * k_j]) / sqrt(D)) k_j
 
-What :mod:`models.dare` is compared with: the same items, times and layers, one set of tables. It
+What :mod:`recemb.models.dare` is compared with: the same items, times and layers, one set of tables. It
 costs a perceptron per behaviour, where a search costs a product.
 
 Shapes: B samples, L longest history, N behaviours, D vector of a behaviour.
@@ -14,11 +14,11 @@ arXiv:1706.06978, in the form of the authors' code.
 from collections.abc import Mapping
 
 import torch
+from recemb.models.attention import TargetAttention
+from recemb.models.layers import Activation
+from recemb.models.long_history import Items, LongHistoryTask, Network
 from torch import Tensor
 
-from models.attention import TargetAttention
-from models.layers import Activation
-from models.long_history import Items, LongHistoryTask, Network
 from recemb.features import FeatureConfig
 from recemb.jagged import Jagged, to_padded
 from recemb.rows.optimizers import AnyRowsOptimizer
@@ -32,9 +32,9 @@ class LongDIN(LongHistoryTask):
     Args:
         schema: What the data holds (given by the data module).
         tables: Tables by name.
-        features: As of :class:`models.dare.DARE`.
-        history: As of :class:`models.dare.DARE`.
-        seconds: As of :class:`models.dare.DARE`.
+        features: As of :class:`recemb.models.dare.DARE`.
+        history: As of :class:`recemb.models.dare.DARE`.
+        seconds: As of :class:`recemb.models.dare.DARE`.
         network: Layers; ``keep``, ``auxiliary`` and ``attention_time_dim`` say nothing here.
         attention_hidden: Widths of the perceptron's hidden layers, at least one.
         attention_activation: Of those.

@@ -3,7 +3,7 @@
     rating = offset + b_u + b_i + <p_u, q_i>
 
 One vector of D elements per id holds both: **its first element is the bias b, the other D - 1 are
-the factors**, as in :mod:`models.deepfm`. So any table kind serves, at its own bytes.
+the factors**, as in :mod:`recemb.models.deepfm`. So any table kind serves, at its own bytes.
 
 Shapes: B samples, D elements of a vector.
 
@@ -13,10 +13,10 @@ Computer 2009.
 
 from collections.abc import Mapping
 
+from recemb.models.feature_task import FeatureTask, common_dim
+from recemb.models.objective import Ratings
 from torch import Tensor, nn
 
-from models.feature_task import FeatureTask, common_dim
-from models.objective import Ratings
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Ids

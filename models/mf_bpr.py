@@ -9,13 +9,13 @@ arXiv:1205.2618.
 """
 
 import torch
-from torch import Tensor
-
-from models.collaborative_filtering import (
+from recemb.models.collaborative_filtering import (
     CollaborativeFiltering,
     Training,
 )
-from models.pair_ranking import Evaluation
+from recemb.models.pair_ranking import Evaluation
+from torch import Tensor
+
 from recemb.features import FeatureConfig
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema

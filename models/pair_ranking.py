@@ -13,18 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
-
-from data.batch import Batch
-from models.catalogue_ranking import (
+from recemb.data.batch import Batch
+from recemb.models.catalogue_ranking import (
     TILE_ITEMS,
     TILE_SCORES,
     best_items,
     metric_names,
     set_metrics,
 )
-from models.embedding_task import STAGES, EmbeddingTask
-from models.feature_task import common_dim
+from recemb.models.embedding_task import STAGES, EmbeddingTask
+from recemb.models.feature_task import common_dim
+from torch import Tensor
+
 from recemb import collectives, processes
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig, resolve_features

@@ -22,20 +22,20 @@ from typing import Any, cast
 
 import torch
 from lightning import Callback
+from recemb.data.batch import Batch
+from recemb.models.catalogue_ranking import best_items, found_items, metric_names, metrics, ranks
+from recemb.models.codebook_logits import CodebookLogits
+from recemb.models.embedding_task import STAGES, EmbeddingTask
+from recemb.models.feature_task import common_dim
+from recemb.models.matmul_precision import Bf16Products
+from recemb.models.next_item_loss import next_item_loss
+from recemb.models.sampled_candidates import Candidates, all_candidates, sampled_candidates
+from recemb.models.session_features import HISTORY, ITEM, OUTPUT, resolve_item
+from recemb.models.session_settings import Codebook, Evaluation, Network, Objective
+from recemb.models.transformer import CausalTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.batch import Batch
-from models.catalogue_ranking import best_items, found_items, metric_names, metrics, ranks
-from models.codebook_logits import CodebookLogits
-from models.embedding_task import STAGES, EmbeddingTask
-from models.feature_task import common_dim
-from models.matmul_precision import Bf16Products
-from models.next_item_loss import next_item_loss
-from models.sampled_candidates import Candidates, all_candidates, sampled_candidates
-from models.session_features import HISTORY, ITEM, OUTPUT, resolve_item
-from models.session_settings import Codebook, Evaluation, Network, Objective
-from models.transformer import CausalTransformer
 from recemb import collectives, processes
 from recemb.attributes import AttributeLookup
 from recemb.errors import RecembError

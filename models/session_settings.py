@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from models.catalogue_ranking import metric_names
+from recemb.models.catalogue_ranking import metric_names
+
 from recemb.errors import RecembError
 from recemb.schema import Schema
 
@@ -28,7 +29,7 @@ class Network:
     """Of the network's weights, decoupled from their gradients (AdamW); not of rows."""
     readout: Literal["state", "items"] = "state"
     """What a position expects: ``state``: what the encoder makes of it; ``items``: a mean of the
-    items so far, weighted by attention of these states (:class:`models.transformer.Readout`)."""
+    items so far, weighted by attention of these states (:class:`recemb.models.transformer.Readout`)."""
     products: Literal["fp32", "bf16"] = "fp32"
     """Factors of matrix products in training. ``bf16`` allows a CPU to round them to bf16, which
     those with instructions for it (AMX) do; on others products stay exact, but are oneDNN's, which
@@ -88,7 +89,7 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Codebook:
-    """Output by codes (:mod:`models.codebook_logits`), found once items have vectors."""
+    """Output by codes (:mod:`recemb.models.codebook_logits`), found once items have vectors."""
 
     num_codes: int = 1000
     """Vectors of the output."""

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from recemb.data.batch import Batch
+from recemb.models.embedding_task import STAGES, EmbeddingTask
+from recemb.models.objective import Clicks, Objective
 from torch import Tensor, nn
 
-from data.batch import Batch
-from models.embedding_task import STAGES, EmbeddingTask
-from models.objective import Clicks, Objective
 from recemb import collectives, processes
 from recemb.features import FeatureConfig, resolve_features
 from recemb.jagged import Ids, KeyedIds, split_keyed

@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
-
-from models.byte_rows import ByteRows
-from models.history_search import compiled_search
-from models.long_history import (
+from recemb.models.byte_rows import ByteRows
+from recemb.models.history_search import compiled_search
+from recemb.models.long_history import (
     AGES,
     LongHistoryTask,
     times_of_ages,
     times_of_seconds,
 )
+from torch import Tensor, nn
+
 from recemb.accounting import module_bytes
 from recemb.errors import RecembError
 from recemb.files import whole_file, writing
@@ -57,7 +57,7 @@ class SearchProgram(nn.Module):
     history, the most attended first, and -1 where it has fewer than k behaviours.
 
     Args:
-        model: Trained, with attention by products (:class:`models.dare.DotAttention`), in
+        model: Trained, with attention by products (:class:`recemb.models.dare.DotAttention`), in
             evaluation mode.
 
     Raises:

@@ -54,7 +54,7 @@ def content(model: nn.Module) -> dict[str, Any]:
         "rows_optimizer": model.rows.optimizer_state(),
         "recemb": {
             "format": 4,
-            "config": "model: {class_path: models.din.DIN}\ndata: {class_path: data.x.X}\n",
+            "config": "model: {class_path: recemb.models.din.DIN}\ndata: {class_path: data.x.X}\n",
             "schema": {"vocabularies": [], "columns": {}, "dense": {}, "attributes": {}},
             "random_states": [torch.arange(7)],
             "device_random_states": [None],

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from recemb.models.objective import Clicks, Ratings
+from recemb.models.sample_metrics import auc
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from models.objective import Clicks, Ratings
-from models.sample_metrics import auc
 from recemb.checkpoint_callbacks import BestCheckpoint
 from recemb.divergence import Divergence
 from recemb.errors import RecembError

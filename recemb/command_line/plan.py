@@ -108,7 +108,7 @@ class PlanningCLI(TrainingCLI):
         if not hasattr(data, "said_schema"):
             raise RecembError(
                 f"--ids: {type(data).__name__} always reads its data; drop --ids, or give it a "
-                "method said_schema as data.tabular.Tabular has"
+                "method said_schema as recemb.data.tabular.Tabular has"
             )
         self.batch_size = getattr(data, "batch_size", self.batch_size)
         with torch.device("cpu"):

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from recemb.data.tabular import Tabular
 
-from data.tabular import Tabular
 from recemb.checkpoint import WholeFileIO, read_checkpoint
 from recemb.command_line.main import main
 from recemb.rebuild import rebuild
@@ -272,7 +272,7 @@ def test_a_checkpoint_whose_data_is_a_foreign_class_is_refused(run, tmp_path, ca
     checkpoint = torch.load(best(run), weights_only=True)
     config = checkpoint["recemb"]["config"]
     checkpoint["recemb"]["config"] = config.replace(
-        "data.synthetic_clicks.SyntheticClicks", "os.Popen"
+        "recemb.data.synthetic_clicks.SyntheticClicks", "os.Popen"
     )
     path = tmp_path / "foreign.ckpt"
     WholeFileIO().save_checkpoint(checkpoint, path)

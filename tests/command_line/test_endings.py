@@ -36,7 +36,7 @@ def config(clicks: Path, data: dict[str, Any] | None = None, **trainer: Any) -> 
     tables = {name: {"kind": "full", "dim": 4} for name in ("user", "item")}
     return {
         "model": {
-            "class_path": "models.dcn.DCN",
+            "class_path": "recemb.models.dcn.DCN",
             "init_args": {
                 "tables": tables,
                 "features": {name: {"table": name} for name in tables},
@@ -44,7 +44,7 @@ def config(clicks: Path, data: dict[str, Any] | None = None, **trainer: Any) -> 
             },
         },
         "data": {
-            "class_path": "data.tabular.Tabular",
+            "class_path": "recemb.data.tabular.Tabular",
             "init_args": {
                 "folder": str(clicks),
                 "train": "train.csv",

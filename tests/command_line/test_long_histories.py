@@ -6,8 +6,8 @@ import random
 import pytest
 import torch
 import yaml
+from recemb.models import attention_report
 
-from models import attention_report
 from recemb.command_line.main import main
 
 
@@ -49,7 +49,7 @@ def config(log, model, **options):
     return {
         "seed_everything": 3,
         "model": {"class_path": model, "init_args": arguments},
-        "data": {"class_path": "data.behaviour_log.BehaviourLog", "init_args": data},
+        "data": {"class_path": "recemb.data.behaviour_log.BehaviourLog", "init_args": data},
         "trainer": {"max_epochs": 4, "enable_progress_bar": False, "log_every_n_steps": 5},
     }
 
@@ -64,9 +64,9 @@ def fit(log, folder, model, **options):
 @pytest.fixture(scope="module")
 def checkpoints(log, tmp_path_factory):
     models = {
-        "dare": ("models.dare.DARE", {}),
-        "twin": ("models.dare.TWIN", {"projected": True}),
-        "din": ("models.long_din.LongDIN", {"attention_hidden": [4]}),
+        "dare": ("recemb.models.dare.DARE", {}),
+        "twin": ("recemb.models.dare.TWIN", {"projected": True}),
+        "din": ("recemb.models.long_din.LongDIN", {"attention_hidden": [4]}),
     }
     return {
         name: fit(log, tmp_path_factory.mktemp(name), path, **options)

@@ -27,7 +27,7 @@ def tiny_config(folder: Path) -> dict:
     """DIN on three small files in ``folder``."""
     return {
         "model": {
-            "class_path": "models.din.DIN",
+            "class_path": "recemb.models.din.DIN",
             "init_args": {
                 "tables": {"user": {"kind": "full", "dim": 4}, "item": {"kind": "full", "dim": 4}},
                 "features": {"user": {"table": "user"}, "item": {"table": "item"}},
@@ -36,7 +36,7 @@ def tiny_config(folder: Path) -> dict:
             },
         },
         "data": {
-            "class_path": "data.tabular.Tabular",
+            "class_path": "recemb.data.tabular.Tabular",
             "init_args": {
                 "folder": str(folder),
                 "label": "label",
@@ -207,7 +207,7 @@ def test_a_checkpoint_with_a_pickled_callable_is_refused_and_not_run(
 def test_a_checkpoint_that_names_a_foreign_class_is_refused(trained, tmp_path, capsys):
     checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
     config = checkpoint["recemb"]["config"]
-    checkpoint["recemb"]["config"] = config.replace("models.din.DIN", "subprocess.Popen")
+    checkpoint["recemb"]["config"] = config.replace("recemb.models.din.DIN", "subprocess.Popen")
     path = tmp_path / "foreign.ckpt"
     WholeFileIO().save_checkpoint(checkpoint, path)
     line = checkpoint_mistake("export", [str(path), "--run", str(tmp_path / "run")], capsys)

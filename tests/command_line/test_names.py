@@ -29,7 +29,7 @@ def config(folder: Path, **more: object) -> Path:
     names = ("user", "item")
     section = {
         "model": {
-            "class_path": "models.mf_bpr.MatrixFactorizationBPR",
+            "class_path": "recemb.models.mf_bpr.MatrixFactorizationBPR",
             "init_args": {
                 "tables": {name: {"kind": "full", "dim": 4, "init_scale": 1.0} for name in names},
                 "features": {name: {"table": name} for name in names},
@@ -37,7 +37,7 @@ def config(folder: Path, **more: object) -> Path:
             },
         },
         "data": {
-            "class_path": "data.interactions.Interactions",
+            "class_path": "recemb.data.interactions.Interactions",
             "init_args": {
                 "source": str(folder / "orders.csv"),
                 "user": "customer",

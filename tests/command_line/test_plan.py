@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from recemb.data.files import cache_root
 
-from data.files import cache_root
 from recemb.command_line.main import main
 from recemb.command_line.plan_report import aligned
 from recemb.command_line.train import TrainingCLI
@@ -25,7 +25,7 @@ def large_config() -> dict[str, Any]:
     """A configuration of data that is nowhere."""
     return {
         "model": {
-            "class_path": "models.dcn.DCN",
+            "class_path": "recemb.models.dcn.DCN",
             "init_args": {
                 "tables": {
                     "user": {"kind": "full", "dim": 30},
@@ -41,7 +41,7 @@ def large_config() -> dict[str, Any]:
             },
         },
         "data": {
-            "class_path": "data.tabular.Tabular",
+            "class_path": "recemb.data.tabular.Tabular",
             "init_args": {
                 "folder": "nowhere",
                 "label": "y",

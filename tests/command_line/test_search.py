@@ -102,7 +102,7 @@ def searched(folder: Path, **files: Path) -> dict:
     """Search on given files and return what was derived."""
     found = config()
     found["data"] = {
-        "class_path": "data.tabular.Tabular",
+        "class_path": "recemb.data.tabular.Tabular",
         "init_args": {
             "folder": "/",
             "label": "label",
@@ -112,7 +112,7 @@ def searched(folder: Path, **files: Path) -> dict:
         },
     }
     model = found["model"] = {
-        "class_path": "models.deepfm.DeepFM",
+        "class_path": "recemb.models.deepfm.DeepFM",
         "init_args": {
             "tables": {name: {"kind": "full", "dim": 4} for name in TABLES},
             "features": {name: {"table": name} for name in TABLES},
@@ -470,12 +470,12 @@ def test_a_share_of_raw_ids_is_refused_before_training(tmp_path, capsys, monkeyp
     for stage in ("train", "validation", "test"):
         rows.write_parquet(tmp_path / f"{stage}.parquet")
     found = {
-        "model": {"class_path": "models.deepfm.DeepFM", "init_args": {
+        "model": {"class_path": "recemb.models.deepfm.DeepFM", "init_args": {
             "tables": {"user": {"kind": "hashed", "num_rows": 16, "dim": 4},
                        "item": {"kind": "full", "dim": 4}},
             "features": {"user": {"table": "user"}, "item": {"table": "item"}},
         }},
-        "data": {"class_path": "data.tabular.Tabular", "init_args": {
+        "data": {"class_path": "recemb.data.tabular.Tabular", "init_args": {
             "folder": str(tmp_path), "label": "label",
             "categorical": {"user": {"raw": True}, "item": {}}, "batch_size": 16,
         }},

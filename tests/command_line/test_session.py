@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from recemb.data.columns import AttributeFile, IdColumn, ListColumn
+from recemb.data.sequences import Sequences
 
-from data.columns import AttributeFile, IdColumn, ListColumn
-from data.sequences import Sequences
 from recemb.command_line.main import main
 from recemb.errors import RecembError
 from recemb.hashing import hash_string
@@ -69,8 +69,8 @@ def config(folder: Path, mode: str) -> str:
             "max_length": 8, "batch_size": 16}  # fmt: skip
     path = folder / f"{mode}.yaml"
     path.write_text(yaml.safe_dump({
-        "model": {"class_path": "models.session.SessionTransformer", "init_args": settings},
-        "data": {"class_path": "data.sequences.Sequences", "init_args": data},
+        "model": {"class_path": "recemb.models.session.SessionTransformer", "init_args": settings},
+        "data": {"class_path": "recemb.data.sequences.Sequences", "init_args": data},
         "trainer": {"max_epochs": 4, "enable_progress_bar": False, "logger": False},
     }, sort_keys=False))  # fmt: skip
     return str(path)
@@ -192,7 +192,7 @@ def test_what_is_predicted_need_not_be_in_the_file(folder, tmp_path):
     rows.write_parquet(tmp_path / "now.parquet")
     section = yaml.safe_load((folder / "ids.yaml").read_text())
     section["data"] = {
-        "class_path": "data.tabular.Tabular",
+        "class_path": "recemb.data.tabular.Tabular",
         "init_args": {
             "folder": str(tmp_path),
             "label": "label",

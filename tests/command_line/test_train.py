@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from recemb.data.files import cache_root
 
-from data.files import cache_root
 from recemb.command_line.main import main
 from tests.command_line.small import small_config, write
 
@@ -158,7 +158,7 @@ def test_predict_reads_files_without_a_label(trained, tmp_path, form):
         else:
             own.write_parquet(tmp_path / f"{name}.parquet")
         section["data"] = {
-            "class_path": "data.tabular.Tabular",
+            "class_path": "recemb.data.tabular.Tabular",
             "init_args": {
                 "folder": str(tmp_path), "label": "label", "test": f"{name}.{form}", **kept
             },

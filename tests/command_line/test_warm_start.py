@@ -188,7 +188,7 @@ def test_a_checkpoint_that_shares_nothing_is_refused(begun, tmp_path, capsys):
     for table in model["tables"].values():
         table["dim"] = 7
     config["model"] = {
-        "class_path": "models.deepfm.DeepFM",
+        "class_path": "recemb.models.deepfm.DeepFM",
         "init_args": {name: model[name] for name in ("tables", "features")},
     }
     del config["data"]["init_args"]["dense"]

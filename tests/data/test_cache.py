@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from recemb.data.cache import cache_name, prepared_folder
 
-from data.cache import cache_name, prepared_folder
 from recemb.errors import RecembError
 
 
@@ -107,7 +107,7 @@ def test_a_folder_is_checked_once_per_state(
 ) -> None:
     prepare(tmp_path / "cache", source)
     prepare(tmp_path / "cache", source)
-    monkeypatch.setattr("data.cache.check_manifest", None)
+    monkeypatch.setattr("recemb.data.cache.check_manifest", None)
     prepare(tmp_path / "cache", source)
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from recemb.data.complements import Complements
+from recemb.data.files import TableFile
+from recemb.data.grocery import Grocery
+from recemb.data.pair_sources import Baskets, Relations, basket_parts
+from recemb.data.synthetic_pairs import Synthetic, Vectors
 
-from data.complements import Complements
-from data.files import TableFile
-from data.grocery import Grocery
-from data.pair_sources import Baskets, Relations, basket_parts
-from data.synthetic_pairs import Synthetic, Vectors
 from recemb.errors import RecembError
 from tests.data.ties import tie
 
@@ -54,7 +54,7 @@ def test_pairs_of_baskets_follow_time(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("data.pair_sources.PART_EVENTS", part)
+    monkeypatch.setattr("recemb.data.pair_sources.PART_EVENTS", part)
     # Basket 7 is 2, 1, 3 by time; basket 8 has 1 and 2 at once, of which the hash puts 2 first, and
     # 9 one item twice, which is no pair.
     assert tie(8, 2) < tie(8, 1)

@@ -13,14 +13,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recemb.data.batch import Batch, batch_of
+from recemb.data.chunk import Bags, Chunk
+from recemb.data.columns import Columns, IdColumn, ListColumn, NumberColumn
+from recemb.data.encode import Encoder
+from recemb.data.files import TableFile
+from recemb.data.loader import Loader, ahead
+from recemb.data.schema import build_schema
 
-from data.batch import Batch, batch_of
-from data.chunk import Bags, Chunk
-from data.columns import Columns, IdColumn, ListColumn, NumberColumn
-from data.encode import Encoder
-from data.files import TableFile
-from data.loader import Loader, ahead
-from data.schema import build_schema
 from recemb.errors import RecembError
 
 ROOT = Path(__file__).parents[2]
@@ -375,7 +375,7 @@ def test_leaving_the_loop_early_ends_the_thread(make: Callable[..., Loader]) -> 
 def test_a_program_that_ends_inside_the_loop_ends_well() -> None:
     program = """
 import itertools, torch
-from data.loader import ahead
+from recemb.data.loader import ahead
 batches = ahead((torch.randperm(1_000_000) for _ in itertools.count()), num_ahead=3)
 next(batches)
 """

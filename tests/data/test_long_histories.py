@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from recemb.data.long_histories import Negatives, Protocol, read_log, target_places, write_rows
 
-from data.long_histories import Negatives, Protocol, read_log, target_places, write_rows
 from recemb.errors import RecembError
 from tests.data.ties import tie
 
@@ -151,7 +151,7 @@ def test_nothing_left_to_draw_is_said():
 
 
 def test_rows_do_not_depend_on_chunks(tmp_path, monkeypatch, written):
-    monkeypatch.setattr("data.long_histories.CHUNK_IDS", 50)
+    monkeypatch.setattr("recemb.data.long_histories.CHUNK_IDS", 50)
     write_rows(read_log(behaviours(), Path("log"), 10), PROTOCOL, tmp_path)
     for stage in STAGES:
         positive = pl.col("label") == 1

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
-from data.columns import Columns, IdColumn, NumberColumn
-from data.files import TableFile
-from data.schema import build_schema
+from recemb.data.columns import Columns, IdColumn, NumberColumn
+from recemb.data.files import TableFile
+from recemb.data.schema import build_schema
 
 
 @pytest.mark.parametrize("rows_per_group", [1, 2, 5, 100])

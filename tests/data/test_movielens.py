@@ -6,10 +6,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
-from data.columns import IdColumn, ListColumn
-from data.files import data_root
-from data.movielens import (
+from recemb.data.columns import IdColumn, ListColumn
+from recemb.data.files import data_root
+from recemb.data.movielens import (
     FORMAT,
     MovieLens1M,
     describe_movies,
@@ -17,6 +16,7 @@ from data.movielens import (
     label_and_split,
     prepare,
 )
+
 from recemb.errors import RecembError
 
 

@@ -6,26 +6,25 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
-from data.avazu import INTEGERS, TEXTS, Avazu
-from data.beauty import Beauty
-from data.behaviour_log import BehaviourLog
-from data.columns import IdColumn
-from data.complements import Complements
-from data.criteo import CATEGORIES, NUMBERS, Criteo
-from data.diginetica import Diginetica
-from data.gowalla import Gowalla
-from data.grocery import Grocery
-from data.interactions import Interactions
-from data.long_histories import Protocol
-from data.movielens import MovieLens1M
-from data.movielens_long import MovieLensLong
-from data.movielens_rating_prediction import MovieLensRatingPrediction
-from data.movielens_ratings import MovieLensRatings
-from data.movielens_sequences import MovieLensSequences
-from data.pair_sources import Baskets, Relations
-from data.prepared import Prepared
-from data.sequences import Sequences
+from recemb.data.avazu import INTEGERS, TEXTS, Avazu
+from recemb.data.beauty import Beauty
+from recemb.data.behaviour_log import BehaviourLog
+from recemb.data.columns import IdColumn
+from recemb.data.complements import Complements
+from recemb.data.criteo import CATEGORIES, NUMBERS, Criteo
+from recemb.data.diginetica import Diginetica
+from recemb.data.gowalla import Gowalla
+from recemb.data.grocery import Grocery
+from recemb.data.interactions import Interactions
+from recemb.data.long_histories import Protocol
+from recemb.data.movielens import MovieLens1M
+from recemb.data.movielens_long import MovieLensLong
+from recemb.data.movielens_rating_prediction import MovieLensRatingPrediction
+from recemb.data.movielens_ratings import MovieLensRatings
+from recemb.data.movielens_sequences import MovieLensSequences
+from recemb.data.pair_sources import Baskets, Relations
+from recemb.data.prepared import Prepared
+from recemb.data.sequences import Sequences
 
 Make = Callable[[Path], Prepared]
 NUM_ITEMS = 40

@@ -7,14 +7,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-
-from data.beauty import Beauty
-from data.columns import AttributeFile, ListColumn
-from data.diginetica import Diginetica
-from data.events import EventColumns
-from data.files import TableFile
-from data.movielens_sequences import MovieLensSequences
-from data.sequences import (
+from recemb.data.beauty import Beauty
+from recemb.data.columns import AttributeFile, ListColumn
+from recemb.data.diginetica import Diginetica
+from recemb.data.events import EventColumns
+from recemb.data.files import TableFile
+from recemb.data.movielens_sequences import MovieLensSequences
+from recemb.data.sequences import (
     Sequences,
     cut_by_time,
     leave_one_out,
@@ -22,7 +21,8 @@ from data.sequences import (
     read_sequences,
     training_rows,
 )
-from models.session import columns_of
+from recemb.models.session import columns_of
+
 from recemb.errors import RecembError
 from recemb.hashing import hash_string
 from recemb.jagged import Jagged

@@ -5,9 +5,8 @@ import random
 
 import polars as pl
 import pytest
-
-from data.times import times_of
-from data.values import ValueAtError
+from recemb.data.times import times_of
+from recemb.data.values import ValueAtError
 
 UTC = dt.UTC
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recemb.data.interactions import Interactions
 
-from data.interactions import Interactions
 from recemb.checkpoint import WholeFileIO, read_checkpoint, save_sharded
 from recemb.checkpoint_file import FORMAT
 from recemb.physical import PhysicalTable, Uniform
@@ -32,7 +32,9 @@ from tests.models import pairs
 Make = Callable[[Path], Path]
 VALUES = [[0.5, -1.25], [3.0, 0.0], [float(2**20), -0.125]]
 """Vectors; of each with any of them the last has the largest product."""
-CONFIG = "model: {class_path: models.din.DIN}\ndata: {class_path: data.tabular.Tabular}\n"
+CONFIG = (
+    "model: {class_path: recemb.models.din.DIN}\ndata: {class_path: recemb.data.tabular.Tabular}\n"
+)
 
 
 def _header() -> dict[str, Any]:

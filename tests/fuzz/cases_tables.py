@@ -1,4 +1,4 @@
-"""Tables: CSV, TSV and parquet files of rows, through ``data.tabular.Tabular``.
+"""Tables: CSV, TSV and parquet files of rows, through ``recemb.data.tabular.Tabular``.
 
 Cells are text in the case's own lists, and two ids are the same if their texts are. What is read is
 compared by that: which rows have the same id, what it is called, and numbers by their value.
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from recemb.data.columns import IdColumn, ListColumn, NumberColumn
+from recemb.data.tabular import Tabular
 
-from data.columns import IdColumn, ListColumn, NumberColumn
-from data.tabular import Tabular
 from tests.fuzz.judge import Case, MayRefuse
 
 Cells = dict[str, list[str]]

@@ -4,9 +4,9 @@ import io
 
 import polars as pl
 import torch
+from recemb.models.feature_task import FeatureTask
 from torch import Tensor, nn
 
-from models.feature_task import FeatureTask
 from recemb.features import FeatureConfig
 from recemb.jagged import Jagged, KeyedJagged
 from recemb.schema import Attribute, Column, DenseColumn, Schema

@@ -4,11 +4,11 @@ import math
 
 import polars as pl
 import torch
+from recemb.models.dare import DARE, TWIN
+from recemb.models.long_din import LongDIN
+from recemb.models.long_history import LongHistoryTask, Network
 from torch import nn
 
-from models.dare import DARE, TWIN
-from models.long_din import LongDIN
-from models.long_history import LongHistoryTask, Network
 from recemb.features import FeatureConfig
 from recemb.jagged import KeyedJagged
 from recemb.schema import Attribute, Column, DenseColumn, Schema

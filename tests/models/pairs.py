@@ -2,12 +2,12 @@
 
 import polars as pl
 import torch
+from recemb.data.batch import Batch
+from recemb.models.lightgcn import LightGCN
+from recemb.models.mf_bpr import MatrixFactorizationBPR
+from recemb.models.ngcf import NGCF
 from torch import Tensor
 
-from data.batch import Batch
-from models.lightgcn import LightGCN
-from models.mf_bpr import MatrixFactorizationBPR
-from models.ngcf import NGCF
 from recemb.features import FeatureConfig
 from recemb.rows.optimizers import Adam
 from recemb.schema import Attribute, Column, Schema

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from recemb.models.attention import TargetAttention
 from torch import Tensor
-
-from models.attention import TargetAttention
 
 B, L, D = 5, 7, 4
 

@@ -5,10 +5,9 @@ import math
 
 import pytest
 import torch
-
-from data.batch import Batch
-from models import attention_report
-from models.attention_analysis import (
+from recemb.data.batch import Batch
+from recemb.models import attention_report
+from recemb.models.attention_analysis import (
     LearnedAttention,
     Truth,
     discriminability,
@@ -18,7 +17,8 @@ from models.attention_analysis import (
     read,
     search_ndcg,
 )
-from models.attention_report import Report, analyse, gains_of, markdown, write
+from recemb.models.attention_report import Report, analyse, gains_of, markdown, write
+
 from recemb.errors import RecembError
 from tests.models.long_example import CATEGORY, HISTORY, ITEM, KINDS, LABEL, PRICE, build, keyed
 
@@ -93,7 +93,7 @@ def test_categories_beyond_the_first_count_nowhere():
 
 
 def test_learned_attention_is_a_mean_of_shares(monkeypatch):
-    monkeypatch.setattr("models.attention_analysis.FEWEST", 1)
+    monkeypatch.setattr("recemb.models.attention_analysis.FEWEST", 1)
     model = build()
     learned = LearnedAttention(4, 6)
     with torch.no_grad():
@@ -195,7 +195,7 @@ class Data:
 
 def test_report_holds_all_models(tmp_path, monkeypatch):
     monkeypatch.setattr(attention_report, "CLUSTERS", (2, 4))
-    monkeypatch.setattr("models.attention_analysis.FEWEST", 1)
+    monkeypatch.setattr("recemb.models.attention_analysis.FEWEST", 1)
     models = {name: KINDS[name]() for name in ("dare", "twin", "din")}
     report = analyse(models, Data(), "category", categories=4, batches=2)
     write(report, tmp_path)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from recemb.models.bpr import PairSampler, bpr_losses, hardest
 
-from models.bpr import PairSampler, bpr_losses, hardest
 from recemb.errors import RecembError
 from recemb.schema import Attribute
 from tests.models.pairs import NUM_ITEMS, NUM_USERS, SEEN, schema
@@ -49,7 +49,7 @@ def test_the_loss_of_a_sample_is_the_mean_over_its_negatives() -> None:
 
 @pytest.mark.parametrize("tile", [1, 6, 2**22])
 def test_the_hardest_is_the_candidate_of_the_highest_score(tile: int, monkeypatch) -> None:
-    monkeypatch.setattr("models.bpr.TILE_ELEMENTS", tile)  # one sample, two or all at a time
+    monkeypatch.setattr("recemb.models.bpr.TILE_ELEMENTS", tile)  # one sample, two or all at a time
     # Scores with (1, 0) are first elements, with (0, 1) second ones.
     x_SD = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, -1.0], [2.0, 5.0], [-4.0, 0.5]])
     user_B = torch.tensor([0, 1, 0])

@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-
-from models import catalogue_ranking
-from models.catalogue_ranking import best_items, metric_names, metrics, ranks
+from recemb.models import catalogue_ranking
+from recemb.models.catalogue_ranking import best_items, metric_names, metrics, ranks
 
 NUM_ITEMS = 23
 

@@ -4,14 +4,14 @@ import time
 
 import pytest
 import torch
+from recemb.data.batch import Batch
+from recemb.models.attention import TargetAttention
+from recemb.models.dare import DARE, TWIN
+from recemb.models.layers import Dice
+from recemb.models.long_din import LongDIN
+from recemb.models.long_history import AGES, Network, search_histories
 from torch import nn
 
-from data.batch import Batch
-from models.attention import TargetAttention
-from models.dare import DARE, TWIN
-from models.layers import Dice
-from models.long_din import LongDIN
-from models.long_history import AGES, Network, search_histories
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Jagged, KeyedJagged, split_keyed

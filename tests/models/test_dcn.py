@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from recemb.models.dcn import DCN, Network
 
-from models.dcn import DCN, Network
 from recemb.errors import RecembError
 from recemb.serving.export import export
 from recemb.serving.parity import TOLERANCE

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from recemb.models.deepfm import DeepFM, Network, factorization_machine
 
-from models.deepfm import DeepFM, Network, factorization_machine
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.serving.export import export

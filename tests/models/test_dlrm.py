@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from recemb.models.dlrm import DLRM, DotInteraction, Network
 
-from models.dlrm import DLRM, DotInteraction, Network
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.serving.export import export

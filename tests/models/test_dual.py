@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from recemb.models.dual import Dual
+from recemb.models.pair_ranking import Evaluation
+from recemb.models.skip_gram import Noise, SkipGram, skip_gram_losses
 from torch.nn import functional as F
 
-from models.dual import Dual
-from models.pair_ranking import Evaluation
-from models.skip_gram import Noise, SkipGram, skip_gram_losses
 from recemb.command_line.main import main
 from recemb.command_line.recommend import best
 from recemb.errors import RecembError
@@ -271,7 +271,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     section = {
         "seed_everything": 1,
         "model": {
-            "class_path": "models.dual.Dual",
+            "class_path": "recemb.models.dual.Dual",
             "init_args": {
                 "tables": {name: {"kind": "full", "dim": 16} for name in ("in", "out")},
                 "features": {"item": {"table": "in"}, "context": {"table": "out"}},
@@ -279,7 +279,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
             },
         },
         "data": {
-            "class_path": "data.complements.Complements",
+            "class_path": "recemb.data.complements.Complements",
             "init_args": {
                 "relations": {
                     "path": str(folder / "items.parquet"),

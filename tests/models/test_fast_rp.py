@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from recemb.models.collaborative_filtering import Training
+from recemb.models.fast_rp import FastRP
+from recemb.models.propagation import BipartiteGraph
 
-from models.collaborative_filtering import Training
-from models.fast_rp import FastRP
-from models.propagation import BipartiteGraph
 from recemb.errors import RecembError
 from recemb.tables.hashed import Hashed
 from tests.models.pairs import NUM_ITEMS, SEEN, adjacency, build, rows, schema
@@ -40,7 +40,8 @@ def test_tables_begin_with_the_vectors_at_the_scale_that_is_asked_for() -> None:
 
 
 def test_other_kinds_are_refused() -> None:
-    from models.lightgcn import LightGCN
+    from recemb.models.lightgcn import LightGCN
+
     from recemb.features import FeatureConfig
 
     tables = {name: Hashed(num_rows=4, dim=4) for name in ("user", "item")}

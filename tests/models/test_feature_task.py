@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from recemb.models.feature_task import FeatureTask, common_dim
 
-from models.feature_task import FeatureTask, common_dim
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Jagged

@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from recemb.models.catalogue_ranking import best_items, metric_names, set_metrics
+from recemb.models.collaborative_filtering import Training
+from recemb.models.graph_filtering import Propagation
+from recemb.models.ngcf import _Mix, kept_elements
+from recemb.models.pair_ranking import Evaluation
 from torch.nn import functional as F
 
-from models.catalogue_ranking import best_items, metric_names, set_metrics
-from models.collaborative_filtering import Training
-from models.graph_filtering import Propagation
-from models.ngcf import _Mix, kept_elements
-from models.pair_ranking import Evaluation
 from recemb.command_line.main import main
 from recemb.errors import RecembError
 from recemb.rows.optimizers import SGD
@@ -169,9 +169,9 @@ def ranking(scores: list[float], taken: list[int]) -> list[int]:
 
 def test_a_ranking_is_that_of_plain_python(monkeypatch: pytest.MonkeyPatch) -> None:
     # Tiles of three items and two users.
-    monkeypatch.setattr("models.catalogue_ranking.TILE_ITEMS", 3)
-    monkeypatch.setattr("models.pair_ranking.TILE_ITEMS", 3)
-    monkeypatch.setattr("models.pair_ranking.TILE_SCORES", 6)
+    monkeypatch.setattr("recemb.models.catalogue_ranking.TILE_ITEMS", 3)
+    monkeypatch.setattr("recemb.models.pair_ranking.TILE_ITEMS", 3)
+    monkeypatch.setattr("recemb.models.pair_ranking.TILE_SCORES", 6)
     evaluation = Evaluation(cutoffs=[1, 3], monitor="recall@3", popularity=[0.5])
     model = build("mf", evaluation=evaluation).eval()
     user_UD, item_VD = model.all_vectors()
@@ -279,7 +279,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     section = {
         "seed_everything": 1,
         "model": {
-            "class_path": "models.lightgcn.LightGCN",
+            "class_path": "recemb.models.lightgcn.LightGCN",
             "init_args": {
                 "tables": {name: {"kind": "full", "dim": 8} for name in ("user", "item")},
                 "features": {name: {"table": name} for name in ("user", "item")},
@@ -289,7 +289,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
             },
         },
         "data": {
-            "class_path": "data.interactions.Interactions",
+            "class_path": "recemb.data.interactions.Interactions",
             "init_args": {"source": str(folder / "log.parquet"), "batch_size": 256},
         },
         "trainer": {
@@ -376,7 +376,7 @@ def test_training_on_all_keeps_its_last_epoch(
     "options",
     [
         ["--model.init_args.propagation.fanout", "3"],
-        ["--model.class_path", "models.mf_bpr.MatrixFactorizationBPR"],
+        ["--model.class_path", "recemb.models.mf_bpr.MatrixFactorizationBPR"],
     ],
 )
 def test_other_models_learn_too(options: list[str], config: Path, tmp_path: Path) -> None:

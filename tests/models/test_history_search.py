@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from models.history_search import compiled_search, search_history
+from recemb.models.history_search import compiled_search, search_history
 
 
 def example(targets, length, dim=6, seed=0):

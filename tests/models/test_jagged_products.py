@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from models.jagged_products import Places, dots, sums
+from recemb.models.jagged_products import Places, dots, sums
 
 LENGTHS = [3, 0, 1, 4, 0]
 PLACES = [2, 0, 2, 1, 4, 4, 0, 1]

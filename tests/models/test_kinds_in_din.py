@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 import torch
 from lightning import Callback, Trainer
+from recemb.data.batch import Batch
+from recemb.models.din import DIN, Network
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from data.batch import Batch
-from models.din import DIN, Network
 from recemb.features import FeatureConfig
 from recemb.rows.optimizers import Adam
 from recemb.schema import Column, DenseColumn, Schema

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from models.layers import MLP, Dice
+from recemb.models.layers import MLP, Dice
 
 
 def test_dice_follows_its_formula_with_the_statistics_of_the_batch():

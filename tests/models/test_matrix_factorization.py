@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from recemb.models.matrix_factorization import MatrixFactorization
 
-from models.matrix_factorization import MatrixFactorization
 from recemb.command_line.main import main
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
@@ -98,7 +98,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     section = {
         "seed_everything": 1,
         "model": {
-            "class_path": "models.matrix_factorization.MatrixFactorization",
+            "class_path": "recemb.models.matrix_factorization.MatrixFactorization",
             "init_args": {
                 "tables": {name: {"kind": "full", "dim": 6} for name in names},
                 "features": {name: {"table": name} for name in names},
@@ -107,7 +107,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
             },
         },
         "data": {
-            "class_path": "data.tabular.Tabular",
+            "class_path": "recemb.data.tabular.Tabular",
             "init_args": {
                 "folder": str(folder),
                 "label": "stars",

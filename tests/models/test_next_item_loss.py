@@ -5,11 +5,10 @@ import sys
 
 import pytest
 import torch
+from recemb.models import next_item_loss as module
+from recemb.models.next_item_loss import next_item_loss
+from recemb.models.sampled_candidates import sampled_candidates
 from torch.nn import functional as F
-
-from models import next_item_loss as module
-from models.next_item_loss import next_item_loss
-from models.sampled_candidates import sampled_candidates
 
 
 def inputs(requires_grad: bool = True):
@@ -68,7 +67,7 @@ def test_without_gradients_the_value_is_the_same():
 
 MEMORY = """
 import resource, torch
-from models.next_item_loss import next_item_loss
+from recemb.models.next_item_loss import next_item_loss
 torch.set_num_threads(1)
 hidden = torch.randn(4000, 16, requires_grad=True)
 items = torch.randn(40_000, 16, requires_grad=True)

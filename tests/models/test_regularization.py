@@ -1,8 +1,7 @@
 """Mini-batch aware regularisation."""
 
 import torch
-
-from models.regularization import Met, batch_aware_decay
+from recemb.models.regularization import Met, batch_aware_decay
 
 
 def test_gradient_of_each_id_is_its_vector_over_its_count_however_often_it_occurs():

@@ -5,11 +5,11 @@ import math
 import polars as pl
 import pytest
 import torch
+from recemb.data.batch import Batch
+from recemb.models.session import SessionTransformer, last_of_each, next_of_each
+from recemb.models.session_settings import Codebook, Evaluation, Network, Objective
 from torch.nn import functional as F
 
-from data.batch import Batch
-from models.session import SessionTransformer, last_of_each, next_of_each
-from models.session_settings import Codebook, Evaluation, Network, Objective
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Jagged, KeyedJagged

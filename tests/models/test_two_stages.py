@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
+from recemb.models import two_stages
+from recemb.models.two_stages import ByteRows, Request, SearchProgram, export_stages
 
-from models import two_stages
-from models.two_stages import ByteRows, Request, SearchProgram, export_stages
 from recemb.errors import RecembError
 from recemb.schema import Column
 from recemb.serving.program import SIZE, ServedProgram

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import polars as pl
 import torch
+from recemb.models.din import DIN
+from recemb.models.din import Network as DINNetwork
+from recemb.models.dlrm import DLRM
+from recemb.models.two_stages import export_stages
 from torch import Tensor, nn
 
-from models.din import DIN
-from models.din import Network as DINNetwork
-from models.dlrm import DLRM
-from models.two_stages import export_stages
 from recemb.features import FeatureConfig
 from recemb.schema import Column, DenseColumn, Schema
 from recemb.serving.archive import load_program

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from recemb.models.session_settings import Evaluation
 
-from models.session_settings import Evaluation
 from recemb.command_line.recommend import best
 from recemb.serving.archive import load_program, read_description
 from recemb.serving.export import export

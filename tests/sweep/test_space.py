@@ -12,7 +12,7 @@ from recemb.sweep.space import applied, read_space
 ROOT = Path(__file__).parents[2]
 CONFIG = {
     "model": {
-        "class_path": "models.dcn.DCN",
+        "class_path": "recemb.models.dcn.DCN",
         "init_args": {
             "tables": {"user": {"kind": "full", "dim": 8, "precision": "fp32"}},
             "network": {"hidden": [64, 32]},
@@ -165,16 +165,16 @@ def test_a_configuration_in_the_form_of_the_parser_is_simplified():
     found = simplified(
         {
             "tables": {"user": {"class_path": "recemb.Full", "init_args": {"kind": "full"}}},
-            "model": {"class_path": "models.dcn.DCN", "init_args": {"hidden": [3]}},
+            "model": {"class_path": "recemb.models.dcn.DCN", "init_args": {"hidden": [3]}},
         }
     )
     assert found == {
         "tables": {"user": {"kind": "full"}},
-        "model": {"class_path": "models.dcn.DCN", "init_args": {"hidden": [3]}},
+        "model": {"class_path": "recemb.models.dcn.DCN", "init_args": {"hidden": [3]}},
     }
     assert leaves(found) == {
         "tables.user.kind": "full",
-        "model.class_path": "models.dcn.DCN",
+        "model.class_path": "recemb.models.dcn.DCN",
         "model.init_args.hidden": [3],
     }
 

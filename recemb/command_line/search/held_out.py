@@ -36,6 +36,6 @@ def hold_out(data: LightningDataModule, share: float) -> None:
     if own is None:
         raise RecembError(
             f"search: {type(data).__name__} cannot hold training rows out; give it hold_out and "
-            "search_dataloader as data.tabular.Tabular has them"
+            "search_dataloader as recemb.data.tabular.Tabular has them"
         )
     own(share)

@@ -359,7 +359,7 @@ def check_applies(model: LightningModule) -> None:
     if not hasattr(model, "search_loss") or not hasattr(model, "embeddings"):
         raise RecembError(
             "search: all methods apply to models that learn labels of rows by a search_loss, as "
-            "models.task.RankingTask has it (DIN, DARE, DLRM, DeepFM, DCN, matrix factorisation of "
+            "recemb.models.task.RankingTask has it (DIN, DARE, DLRM, DeepFM, DCN, matrix factorisation of "
             f"ratings), got {type(model).__name__}; sweep the dimensions of its tables instead"
         )
 
