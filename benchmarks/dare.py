@@ -177,7 +177,7 @@ def analyses(done: list[Run], root: Path) -> dict[str, Any]:
         if not path.is_file() or list(json.loads(path.read_text())["models"]) != names:
             print(folder.name, flush=True)
             pairs = [f"{name}={run.checkpoint}" for name, run in zip(names, own, strict=True)]
-            call(["-m", "models.attention_report", *pairs, "--output", str(folder)], 1)
+            call(["-m", "recemb.models.attention_report", *pairs, "--output", str(folder)], 1)
         reports.append(json.loads(path.read_text()))
         if len(reports) == 1:
             for name in ("attention.png", "discriminability.png"):
@@ -343,9 +343,9 @@ def markdown(found: dict[str, Any], missing: list[str]) -> str:
         "An interval that holds 0 says that these test users do not tell the two apart, however "
         "small the spread over seeds. Samples per second are of a shared machine.",
     ]
-    lines += ["", "## What is attended to", "", "By `python -m models.attention_report`: the order "
-              "of the search, and the attention learned per category and time, against the mutual "
-              "information of category at a time and label."]  # fmt: skip
+    lines += ["", "## What is attended to", "", "By `python -m "
+              "recemb.models.attention_report`: the order of the search, and the attention learned "
+              "per category and time, against the mutual information of category at a time and label."]  # fmt: skip
     own = found["analyses"]
     rows = [
         [names[variant], str(row["seeds"]), shown(row["ndcg"]), shown(row["rank_correlation"], 3)]

@@ -43,8 +43,8 @@ class BehaviourLog(Prepared):
 
     Args:
         source: The file (.csv, .tsv or .parquet), in the current folder or ``$RECEMB_DATA``. Ids
-            are integers or strings; times are numbers, dates, or text as :mod:`recemb.data.times` reads
-            it.
+            are integers or strings; times are numbers, dates, or text as
+            :mod:`recemb.data.times` reads it.
         names: Columns of a text file without a header, in order.
         columns: Names in the file of ``user``, ``item``, ``time``, ``category`` and ``behaviour``,
             as far as they differ; null for a category or behaviour that the file does not have.

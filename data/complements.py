@@ -75,7 +75,8 @@ class Complements(Prepared):
         cache_bytes: Training pairs are kept in memory up to this size; the rest is read again in
             every epoch.
         seed: Of the order of the training pairs; the split has a fixed one of its own.
-        keep_strings: Whether items that are strings are kept (:class:`recemb.data.columns.IdColumn`).
+        keep_strings: Whether items that are strings are kept
+            (:class:`recemb.data.columns.IdColumn`).
 
     Raises:
         RecembError: If a file or a column does not hold what it should, or a setting is out of

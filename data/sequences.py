@@ -60,7 +60,8 @@ class SequenceData(Prepared):
         batch_size: Sequences per training batch.
         eval_batch_size: Rows per batch of the other stages.
         seed: Of the order of the training rows.
-        keep_strings: Whether items that are strings are kept (:class:`recemb.data.columns.IdColumn`).
+        keep_strings: Whether items that are strings are kept
+            (:class:`recemb.data.columns.IdColumn`).
     """
 
     keys = {SEQUENCE: SEQUENCE}
@@ -135,7 +136,8 @@ class Sequences(SequenceData):
         batch_size: Sequences per training batch.
         eval_batch_size: Rows per batch of the other stages.
         seed: Of the order of the training rows.
-        keep_strings: Whether items that are strings are kept (:class:`recemb.data.columns.IdColumn`).
+        keep_strings: Whether items that are strings are kept
+            (:class:`recemb.data.columns.IdColumn`).
     """
 
     def __init__(

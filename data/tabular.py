@@ -136,7 +136,7 @@ class Tabular(LightningDataModule):
         )
 
     def said_schema(self, num_ids: Mapping[str, int], lengths: Mapping[str, float]) -> Schema:
-        """Return the schema with some numbers of ids said; see :func:`recemb.data.said.said_schema`."""
+        """Return the schema with numbers of ids said (:func:`recemb.data.said.said_schema`)."""
         return said_schema(self.columns, self.attributes, num_ids, lengths, self._read)
 
     def file(self, stage: str) -> TableFile:
@@ -237,7 +237,7 @@ class Tabular(LightningDataModule):
 
     @property
     def training_order(self) -> dict[str, int | str]:
-        """What the order of the training rows follows from; see :attr:`recemb.data.loader.Loader.order`.
+        """What the order of training rows follows from (:attr:`recemb.data.loader.Loader.order`).
 
         A training is resumed with the same alone.
         """

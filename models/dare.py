@@ -53,7 +53,7 @@ class DotAttention(LongHistoryTask):
         return sum(semantic[1:], semantic[0]) * scale + time_N
 
     def export_stages(self, output: Path) -> dict[str, object]:
-        """Write search and ranking as programs of their own; see :mod:`recemb.models.two_stages`."""
+        """Write search and ranking as programs of their own (:mod:`recemb.models.two_stages`)."""
         return export_stages(self, output)
 
 

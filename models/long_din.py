@@ -2,8 +2,8 @@
 
     logit = MLP([t, h])      h = sum_j softmax(perceptron([q, k_j, q - k_j, q * k_j]) / sqrt(D)) k_j
 
-What :mod:`recemb.models.dare` is compared with: the same items, times and layers, one set of tables. It
-costs a perceptron per behaviour, where a search costs a product.
+What :mod:`recemb.models.dare` is compared with: the same items, times and layers, one set of
+tables. It costs a perceptron per behaviour, where a search costs a product.
 
 Shapes: B samples, L longest history, N behaviours, D vector of a behaviour.
 

@@ -29,7 +29,8 @@ class Network:
     """Of the network's weights, decoupled from their gradients (AdamW); not of rows."""
     readout: Literal["state", "items"] = "state"
     """What a position expects: ``state``: what the encoder makes of it; ``items``: a mean of the
-    items so far, weighted by attention of these states (:class:`recemb.models.transformer.Readout`)."""
+    items so far, weighted by attention of these states
+    (:class:`recemb.models.transformer.Readout`)."""
     products: Literal["fp32", "bf16"] = "fp32"
     """Factors of matrix products in training. ``bf16`` allows a CPU to round them to bf16, which
     those with instructions for it (AMX) do; on others products stay exact, but are oneDNN's, which

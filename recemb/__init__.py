@@ -3,6 +3,8 @@
 ids --encode--> row numbers --gather--> row vectors --compose--> one vector per id --pool--> bag
 """
 
+from pathlib import Path
+
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.features import Feature, FeatureConfig, resolve_features
@@ -15,6 +17,11 @@ from recemb.tables.hashed import Hashed
 from recemb.tables.kind import IdSpace, TableConfig
 from recemb.tables.unified import Unified
 from recemb.vocabulary import Vocabulary, VocabularyConfig
+
+_engine = Path(__file__).parent
+if not (_engine / "models").exists():
+    # A clone: models, data readers and configurations lie beside the engine, in a wheel within it.
+    __path__.append(str(_engine.parent))
 
 __all__ = [
     "Embeddings",

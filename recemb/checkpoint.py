@@ -23,6 +23,7 @@ from recemb.accounting import nested_tensors, tensor_bytes
 from recemb.checkpoint_file import REMEDY, SECTIONS, VERSION, read_file
 from recemb.errors import RecembError
 from recemb.files import one_line, reading, whole_file
+from recemb.renamed import current_paths
 from recemb.rows.store import STATE, TABLE, RowsStore
 from recemb.schema import Schema
 from recemb.seal import seal, sealed_checksum
@@ -292,7 +293,7 @@ def checkpoint_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         config: dict[str, Any] = yaml.safe_load(checkpoint["recemb"]["config"])
         for name in SECTIONS:
             config[name]
-    return config
+    return {**config, **{name: current_paths(config[name]) for name in SECTIONS}}
 
 
 def checkpoint_schema(checkpoint: Mapping[str, Any]) -> Schema:

@@ -20,7 +20,7 @@ from jsonargparse._common import parsing_settings
 from recemb.errors import RecembError
 from recemb.files import one_line
 
-ALLOWED = ("models", "data", "recemb")
+ALLOWED = ("recemb",)
 """Packages that a stored configuration may name unless the user allows more."""
 
 COMMANDS = ("recemb.__main__", "recemb.command_line")

@@ -71,7 +71,9 @@ def test_relative_imports_are_resolved() -> None:
     assert set(_imported("p.q", source, True)) == wanted
 
 
-@pytest.mark.parametrize("package", ["models", "data", "tests", "benchmarks"])
+@pytest.mark.parametrize(
+    "package", ["recemb.models", "recemb.data", "models", "data", "tests", "benchmarks"]
+)
 def test_the_engine_never_imports_the_workbench(package: str) -> None:
     assert _offenders("recemb", package) == []
 

@@ -72,7 +72,8 @@ def build_environment() -> None:
 def prepare_data() -> Path:
     """Let recemb prepare MovieLens-1M from ``$RECEMB_DATA/ml-1m``; return its folder."""
     code = (
-        "import sys; from pathlib import Path; from recemb.data.movielens import data_root, prepare; "
+        "import sys; from pathlib import Path; "
+        "from recemb.data.movielens import data_root, prepare; "
         "print(prepare(data_root() / 'ml-1m', Path(sys.argv[1])).resolve())"
     )
     folder = HERE / "runs" / "prepared"

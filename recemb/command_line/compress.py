@@ -22,6 +22,7 @@ from recemb.files import read_yaml, whole_file
 from recemb.measured import metrics_of
 from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild_data, rebuild_model, with_tables
+from recemb.renamed import current_paths
 from recemb.results import config_hash, versions, write_results
 from recemb.run_folder import RunFolder
 from recemb.serving.export import served_program
@@ -155,7 +156,7 @@ def _read(options: argparse.Namespace) -> _Source:
         )
     config = checkpoint_config(checkpoint)
     if options.config is not None:
-        given = read_yaml(options.config)
+        given = current_paths(read_yaml(options.config))
         if not isinstance(given, dict) or "data" not in given:
             raise RecembError(f"{options.config}: there is no section 'data'; it needs one")
         config |= {name: given[name] for name in ("data", "seed_everything") if name in given}

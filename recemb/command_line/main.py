@@ -12,7 +12,6 @@ from typing import NoReturn
 import jsonargparse
 
 from recemb import processes
-from recemb.command_line.import_path import add_clone
 from recemb.command_line.mistakes import mistake_in
 from recemb.command_line.notices import quiet
 from recemb.files import check_place
@@ -84,7 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     keep_freed_memory()
-    add_clone()
     try:
         module = import_module(f"recemb.command_line.{VERBS[verb].module}")
         if verb not in WITHOUT_TRAINER:

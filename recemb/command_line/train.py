@@ -33,6 +33,7 @@ from recemb.checkpoint import (
 from recemb.checkpoint_callbacks import BestCheckpoint, Header
 from recemb.command_line.mistakes import mistake_in
 from recemb.command_line.predict import predict
+from recemb.command_line.renamed import current_word, with_current_paths
 from recemb.command_line.show import summary
 from recemb.distributed import lost, strategy
 from recemb.divergence import Divergence
@@ -91,8 +92,12 @@ class TrainingCLI(LightningCLI):
                 seed_everything_default=1,
                 trainer_defaults={"num_sanity_val_steps": 0, "enable_model_summary": False},
                 auto_configure_optimizers=False,
-                parser_kwargs={"exit_on_error": False, "prog": f"python -m recemb {verb}"},
-                args=arguments,
+                parser_kwargs={
+                    "exit_on_error": False,
+                    "prog": f"python -m recemb {verb}",
+                    "parser_mode": with_current_paths(),
+                },
+                args=[current_word(word) for word in arguments],
                 run=False,
             )
         except BaseException:

@@ -8,6 +8,7 @@ from recemb.command_line.search.methods import METHODS
 from recemb.command_line.search.stages import Section
 from recemb.errors import RecembError
 from recemb.files import read_yaml
+from recemb.renamed import current_paths
 from recemb.search.within_budget import SCORES
 
 LEARNING_RATES = {"optembed": 1e-4, "pep": 0.01}
@@ -186,7 +187,7 @@ def read_config(options: argparse.Namespace) -> Section:
     Raises:
         RecembError: If it lacks one, or is for several processes.
     """
-    config = read_yaml(options.config)
+    config = current_paths(read_yaml(options.config))
     for name in ("model", "data"):
         section = config.get(name) if isinstance(config, dict) else None
         if not isinstance(section, dict) or not isinstance(section.get("init_args"), dict):

@@ -359,8 +359,9 @@ def check_applies(model: LightningModule) -> None:
     if not hasattr(model, "search_loss") or not hasattr(model, "embeddings"):
         raise RecembError(
             "search: all methods apply to models that learn labels of rows by a search_loss, as "
-            "recemb.models.task.RankingTask has it (DIN, DARE, DLRM, DeepFM, DCN, matrix factorisation of "
-            f"ratings), got {type(model).__name__}; sweep the dimensions of its tables instead"
+            "recemb.models.task.RankingTask has it (DIN, DARE, DLRM, DeepFM, DCN, matrix "
+            f"factorisation of ratings), got {type(model).__name__}; "
+            "sweep the dimensions of its tables instead"
         )
 
 

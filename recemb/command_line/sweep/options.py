@@ -7,6 +7,7 @@ from pathlib import Path
 from recemb.distributed import strategy
 from recemb.errors import RecembError
 from recemb.files import read_yaml
+from recemb.renamed import current_paths
 from recemb.sweep.objectives import NAMES, parse_goal
 from recemb.sweep.paths import Section, simplified
 from recemb.sweep.rules import PRUNERS, SAMPLERS
@@ -108,7 +109,7 @@ def read_config(path: Path) -> Section:
     Raises:
         RecembError: If it lacks one.
     """
-    config = simplified(read_yaml(path))
+    config = simplified(current_paths(read_yaml(path)))
     for name in ("model", "data"):
         section = config.get(name) if isinstance(config, dict) else None
         if not isinstance(section, dict) or "class_path" not in section:
