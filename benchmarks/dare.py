@@ -345,7 +345,8 @@ def markdown(found: dict[str, Any], missing: list[str]) -> str:
     ]
     lines += ["", "## What is attended to", "", "By `python -m "
               "recemb.models.attention_report`: the order of the search, and the attention learned "
-              "per category and time, against the mutual information of category at a time and label."]  # fmt: skip
+              "per category and time, against the mutual information of category at a time and "
+              "label."]  # fmt: skip
     own = found["analyses"]
     rows = [
         [names[variant], str(row["seeds"]), shown(row["ndcg"]), shown(row["rank_correlation"], 3)]
