@@ -229,6 +229,7 @@ def measure(call_it: Callable[[], Any], other: Callable[[], Any], rounds: int) -
 def speeds(rounds: int) -> list[dict[str, Any]]:
     """Return the time of the search and of a plain product and choice, on one thread."""
     import torch
+
     from recemb.models.history_search import search_history
 
     torch.set_num_threads(1)
@@ -263,7 +264,6 @@ def served(run: Run, root: Path, rounds: int) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     from recemb.models.two_stages import Request
-
     from recemb.rebuild import rebuild
     from recemb.serving.archive import load_program
 

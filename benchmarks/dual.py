@@ -83,9 +83,8 @@ def recemb(verb: str, folder: Path, options: list[str]) -> dict:
 def popularity() -> dict[str, dict[str, float]]:
     """Return recall@10 of the items with the most training pairs, by stage."""
     from recemb.data.grocery import Grocery
-    from recemb.models.dual import Dual
-
     from recemb.features import FeatureConfig
+    from recemb.models.dual import Dual
     from recemb.tables.full import Full
 
     data = Grocery(synthetic=False)

@@ -94,9 +94,8 @@ def trained(model: str, root: Path, seeds: int, threads: int) -> dict:
 def floor_model(train_on: str):
     """Return matrix factorisation on Gowalla, for its measure, and pairs of the stage measured."""
     from recemb.data.gowalla import Gowalla
-    from recemb.models.mf_bpr import MatrixFactorizationBPR
-
     from recemb.features import FeatureConfig
+    from recemb.models.mf_bpr import MatrixFactorizationBPR
     from recemb.tables.full import Full
 
     data = Gowalla(train_on=train_on)

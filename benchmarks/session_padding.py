@@ -12,14 +12,14 @@ import json
 import time
 
 import torch
+
 from recemb.data.beauty import Beauty
 from recemb.data.movielens_sequences import MovieLensSequences
 from recemb.data.sequences import SequenceData
-from recemb.models.session import columns_of
-from recemb.models.transformer import CausalTransformer
-
 from recemb.jagged import position_of_each
 from recemb.memory import keep_freed_memory
+from recemb.models.session import columns_of
+from recemb.models.transformer import CausalTransformer
 
 DIM, ROUNDS, BATCHES = 64, 4, 6
 

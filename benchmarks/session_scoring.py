@@ -13,10 +13,10 @@ import statistics
 import time
 
 import torch
-from recemb.models.codebook_logits import CodebookLogits
 
 from recemb.jagged import Jagged, to_padded
 from recemb.memory import keep_freed_memory
+from recemb.models.codebook_logits import CodebookLogits
 
 DIM, NUM_CODES, NUM_PROBES, BEST = 64, 10_000, 32, 100
 

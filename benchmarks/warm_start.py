@@ -18,11 +18,11 @@ from typing import Any
 
 import polars as pl
 import yaml
+
+from recemb.command_line.main import main as recemb
 from recemb.data.files import cache_root, data_root
 from recemb.data.movielens_ratings import FEATURES, prepare
 from recemb.data.tabular import STAGES
-
-from recemb.command_line.main import main as recemb
 
 CONFIG = Path("configs/dcn/movielens1m.yaml")
 HASHED = ("user", "movie", "zip")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import polars as pl
 import torch
+
 from recemb.data.chunk import bags_of
 from recemb.data.columns import AttributeFile, Columns, IdColumn, ListColumn
 from recemb.data.encode import error_in, ids_of_lists, row_of
 from recemb.data.files import TableFile, find
 from recemb.data.values import MISSING, IdKind, ValueAtError, as_tensor, raw_ids, refuse_where
-
 from recemb.errors import RecembError
 from recemb.schema import Attribute
 from recemb.vocabulary import Vocabulary, build_vocabulary

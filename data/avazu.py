@@ -12,6 +12,7 @@ al., "BARS", SIGIR 2022, arXiv:2205.09626, setting Avazu_x4, for the three featu
 from pathlib import Path
 
 import polars as pl
+
 from recemb.data.cache import prepared_folder
 from recemb.data.columns import IdColumn
 from recemb.data.files import cache_root, find

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from recemb.data.chunk import Chunk
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from recemb.data.chunk import Chunk
 
 
 class Batch(NamedTuple):

@@ -17,13 +17,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import polars as pl
+
 from recemb.data.cache import cache_name, prepared_folder
 from recemb.data.columns import AttributeFile, IdColumn, ListColumn
 from recemb.data.events import EventColumns, Events, check_events
 from recemb.data.files import SEPARATORS, TableFile, cache_root, exactly, find
 from recemb.data.long_histories import Protocol, read_log, write_rows
 from recemb.data.prepared import Prepared
-
 from recemb.errors import RecembError
 from recemb.files import reading
 

@@ -34,6 +34,7 @@ from typing import Literal
 import polars as pl
 import pyarrow.parquet as pq
 import torch
+
 from recemb.data.cache import prepared_folder
 from recemb.data.columns import AttributeFile, Columns, IdColumn, ListColumn
 from recemb.data.events import are_text
@@ -46,7 +47,6 @@ from recemb.data.schema import build_schema
 from recemb.data.synthetic_pairs import Synthetic, synthetic_pairs
 from recemb.data.tabular import STAGES
 from recemb.data.values import as_tensor
-
 from recemb.errors import RecembError
 from recemb.hashing import hash_strings, rows_of
 from recemb.schema import Schema

@@ -14,6 +14,7 @@ in 8:1:1 and the rare categories.
 from pathlib import Path
 
 import polars as pl
+
 from recemb.data.cache import prepared_folder
 from recemb.data.columns import IdColumn, NumberColumn
 from recemb.data.files import cache_root, find

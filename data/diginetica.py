@@ -10,6 +10,7 @@ AAAI 2019, arXiv:1811.00855.
 from pathlib import Path
 
 import polars as pl
+
 from recemb.data.cache import prepared_folder
 from recemb.data.files import cache_root, find_raw
 from recemb.data.held_out import rows_of_side

@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import polars as pl
 import torch
+from torch import Tensor
+
 from recemb.data.chunk import Bags, Chunk, bags_of
 from recemb.data.columns import Columns, IdColumn, ListColumn, NumberColumn
 from recemb.data.files import is_text_file, place_in
@@ -28,8 +30,6 @@ from recemb.data.values import (
     raw_ids,
     split_text,
 )
-from torch import Tensor
-
 from recemb.errors import RecembError
 from recemb.schema import Schema
 from recemb.vocabulary import Vocabulary

@@ -13,14 +13,14 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import polars as pl
+from torch import Tensor
+
 from recemb.data.cache import say
 from recemb.data.columns import IdType
 from recemb.data.files import TableFile, is_text_file
 from recemb.data.id_types import IdsOfFile, decide_text
 from recemb.data.times import Times, times_of
 from recemb.data.values import IdKind, ValueAtError, as_tensor, is_text, of_kind, raw_ids
-from torch import Tensor
-
 from recemb.errors import RecembError
 from recemb.hashing import hash_strings, mix
 

@@ -13,10 +13,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from polars import selectors
+
 from recemb.data.cache import prepared_folder
 from recemb.data.csv_copy import FORMAT, header_of, write_copy
 from recemb.data.csv_copy import ROW_GROUP as ROW_GROUP
-
 from recemb.errors import RecembError
 from recemb.files import one_line, reading
 from recemb.paths import data_root as data_root

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
+
 from recemb.data.columns import AttributeFile, Columns, IdColumn, IdType, ListColumn
 from recemb.data.files import TableFile, exactly
 from recemb.data.values import is_text
-
 from recemb.errors import RecembError
 
 

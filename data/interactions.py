@@ -20,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+
 from recemb.data.cache import prepared_folder
 from recemb.data.columns import AttributeFile, IdColumn, IdType, ListColumn
 from recemb.data.events import EventColumns, are_text, in_order, read_events
@@ -27,7 +28,6 @@ from recemb.data.files import ROW_GROUP, TableFile, cache_root, find
 from recemb.data.id_types import IdsOfFile
 from recemb.data.prepared import Prepared
 from recemb.data.tabular import STAGES
-
 from recemb.errors import RecembError
 
 TrainOn = Literal["train", "all"]

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import torch
 import xxhash
+from tqdm import tqdm
+
+from recemb.checksums import checksum
 from recemb.data.batch import Batch, batch_of
 from recemb.data.chunk import Chunk, concatenate
 from recemb.data.encode import Encoder
 from recemb.data.files import PROGRESS_ROWS, TableFile
-from tqdm import tqdm
-
-from recemb.checksums import checksum
 from recemb.errors import RecembError
 
 WHOLE_BYTES = 2**30

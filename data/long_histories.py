@@ -28,11 +28,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from tqdm import tqdm
+
 from recemb.data.events import in_order
 from recemb.data.files import PROGRESS_ROWS
 from recemb.data.tabular import STAGES
-from tqdm import tqdm
-
 from recemb.errors import RecembError
 
 Integers = NDArray[np.int64]

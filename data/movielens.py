@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+
 from recemb.data.cache import prepared_folder
 from recemb.data.columns import AttributeFile, IdColumn, ListColumn
 from recemb.data.files import ROW_GROUP, cache_root, find_raw

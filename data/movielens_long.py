@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import polars as pl
+
 from recemb.data.cache import prepared_folder
 from recemb.data.columns import AttributeFile, IdColumn, ListColumn
 from recemb.data.files import cache_root, find_raw

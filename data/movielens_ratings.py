@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+
 from recemb.data.cache import prepared_folder
 from recemb.data.columns import IdColumn
 from recemb.data.files import cache_root, find_raw

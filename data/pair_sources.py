@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
+
 from recemb.data.events import (
     EventColumns,
     check_events,
@@ -23,7 +24,6 @@ from recemb.data.events import (
 )
 from recemb.data.files import TableFile, exactly
 from recemb.data.values import IdKind, ValueAtError, split_text
-
 from recemb.errors import RecembError
 
 ROW = "number of the row"

@@ -11,10 +11,10 @@ from types import MappingProxyType
 
 import polars as pl
 import polars_hash
-from recemb.data.files import PROGRESS_ROWS, ROW_GROUP
-from recemb.data.tabular import STAGES
 from tqdm import tqdm
 
+from recemb.data.files import PROGRESS_ROWS, ROW_GROUP
+from recemb.data.tabular import STAGES
 from recemb.errors import RecembError
 from recemb.files import reading, whole_folder
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
-from recemb.data.columns import AttributeFile, Columns, IdColumn, ListColumn
 
+from recemb.data.columns import AttributeFile, Columns, IdColumn, ListColumn
 from recemb.errors import RecembError
 from recemb.schema import Attribute, Column, DenseColumn, Schema
 from recemb.vocabulary import Vocabulary

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from tqdm import tqdm
+
 from recemb.data.attribute_file import open_attributes, padding_fits, read_attributes
 from recemb.data.columns import AttributeFile, Columns, IdColumn, ListColumn, NumberColumn
 from recemb.data.encode import error_in, ids_of_lists
 from recemb.data.files import PROGRESS_ROWS, TableFile, exactly
 from recemb.data.id_types import IdsOfFile, text_of_columns
 from recemb.data.values import IdKind, ValueAtError, number, raw_ids
-from tqdm import tqdm
-
 from recemb.errors import RecembError
 from recemb.hashing import hash_string
 from recemb.schema import Column, DenseColumn, Schema

@@ -25,6 +25,7 @@ from typing import Literal
 import polars as pl
 import polars.selectors as cs
 import torch
+
 from recemb.data.cache import prepared_folder, say
 from recemb.data.columns import AttributeFile, Columns, IdColumn, IdType, ListColumn
 from recemb.data.encode import Encoder
@@ -33,7 +34,6 @@ from recemb.data.files import ROW_GROUP, TableFile, cache_root, find
 from recemb.data.id_types import IdsOfFile
 from recemb.data.prepared import Prepared
 from recemb.data.tabular import STAGES
-
 from recemb.errors import RecembError
 from recemb.jagged import Jagged
 from recemb.schema import Schema

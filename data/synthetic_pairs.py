@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 
 import polars as pl
 import torch
-from recemb.data.files import TableFile
-from recemb.data.pair_sources import Baskets, Relations, values_of
 from torch.nn import functional as F
 
+from recemb.data.files import TableFile
+from recemb.data.pair_sources import Baskets, Relations, values_of
 from recemb.errors import RecembError
 
 MAX_ITEMS = 1000

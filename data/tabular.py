@@ -8,6 +8,9 @@ from typing import Literal
 
 import polars as pl
 from lightning import LightningDataModule
+from torch import Tensor
+
+from recemb import processes
 from recemb.data.columns import (
     AttributeFile,
     Columns,
@@ -23,9 +26,6 @@ from recemb.data.loader import Loader
 from recemb.data.said import said_schema
 from recemb.data.schema import build_schema, count_values
 from recemb.data.values import as_tensor
-from torch import Tensor
-
-from recemb import processes
 from recemb.errors import RecembError
 from recemb.hashing import hash_strings
 from recemb.schema import Schema

@@ -14,6 +14,7 @@ Anything else is refused at its row, as are nulls, NaN and infinity. Text is nev
 from typing import NamedTuple
 
 import polars as pl
+
 from recemb.data.values import ValueAtError, is_text, refuse_where
 
 NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"

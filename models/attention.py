@@ -18,9 +18,10 @@ import itertools
 from typing import Literal
 
 import torch
-from recemb.models.layers import Activation, activation
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from recemb.models.layers import Activation, activation
 
 Form = Literal["concatenation", "outer_product"]
 """The form of the pair that the perceptron sees."""

@@ -21,13 +21,13 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
-from recemb.data.batch import Batch
-from recemb.models.dare import TWIN
-from recemb.models.long_history import Items, LongHistoryTask
 from torch import Tensor
 
 from recemb.compress.kmeans import assign, kmeans
+from recemb.data.batch import Batch
 from recemb.jagged import Ids, Jagged, split_keyed, to_padded
+from recemb.models.dare import TWIN
+from recemb.models.long_history import Items, LongHistoryTask
 
 FEWEST = 20
 """Behaviours that a cell's mean attention is taken over at least."""

@@ -18,7 +18,13 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
+from torch import Tensor
+from tqdm import tqdm
+
+from recemb.checkpoint import checkpoint_config, read_checkpoint
 from recemb.data.batch import Batch
+from recemb.errors import RecembError
+from recemb.files import whole_file
 from recemb.models.attention_analysis import (
     Conflict,
     LearnedAttention,
@@ -31,12 +37,6 @@ from recemb.models.attention_analysis import (
 )
 from recemb.models.dare import TWIN
 from recemb.models.long_history import LongHistoryTask
-from torch import Tensor
-from tqdm import tqdm
-
-from recemb.checkpoint import checkpoint_config, read_checkpoint
-from recemb.errors import RecembError
-from recemb.files import whole_file
 from recemb.rebuild import rebuild_data, rebuild_model
 from recemb.search.plots import pyplot
 from recemb.stages import has_stage

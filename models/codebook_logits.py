@@ -23,12 +23,12 @@ Logits", 2025, arXiv:2505.10202; that items of one code tie is its fault, mended
 from typing import Any
 
 import torch
-from recemb.models.next_item_loss import next_item_loss
 from torch import Tensor, nn
 
 from recemb.compress.kmeans import assign as nearest
 from recemb.compress.kmeans import kmeans
 from recemb.jagged import Jagged, bag_of_each, position_of_each
+from recemb.models.next_item_loss import next_item_loss
 
 NOTHING = -1e9
 """The log-mass of a code without items."""

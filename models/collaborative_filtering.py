@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from recemb import collectives, processes
 from recemb.data.batch import Batch
+from recemb.errors import RecembError
+from recemb.features import FeatureConfig
 from recemb.models.bpr import Negatives, PairSampler, Positives, bpr_losses, hardest
 from recemb.models.fast_rp import FastRP
 from recemb.models.pair_ranking import Evaluation, PairRanking
 from recemb.models.propagation import BipartiteGraph
-from torch import Tensor
-
-from recemb import collectives, processes
-from recemb.errors import RecembError
-from recemb.features import FeatureConfig
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig

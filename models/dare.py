@@ -23,12 +23,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from recemb.models.jagged_products import dots
-from recemb.models.long_history import Items, LongHistoryTask, Network, time_vectors
-from recemb.models.two_stages import export_stages
 from torch import Tensor, nn
 
 from recemb.features import FeatureConfig
+from recemb.models.jagged_products import dots
+from recemb.models.long_history import Items, LongHistoryTask, Network, time_vectors
+from recemb.models.two_stages import export_stages
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig

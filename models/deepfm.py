@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-from recemb.models.feature_task import FeatureTask, common_dim
-from recemb.models.layers import MLP, Activation
 from torch import Tensor, nn
 
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Ids
+from recemb.models.feature_task import FeatureTask, common_dim
+from recemb.models.layers import MLP, Activation
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable

@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
+from torch import Tensor
+
 from recemb.data.batch import Batch
+from recemb.errors import RecembError
+from recemb.features import FeatureConfig
+from recemb.jagged import Ids, Jagged, is_tracing, to_padded
 from recemb.models.attention import Form, TargetAttention
 from recemb.models.feature_task import FeatureTask
 from recemb.models.layers import MLP, Activation
 from recemb.models.parallel_histories import common_lengths
 from recemb.models.regularization import Met, batch_aware_decay
-from torch import Tensor
-
-from recemb.errors import RecembError
-from recemb.features import FeatureConfig
-from recemb.jagged import Ids, Jagged, is_tracing, to_padded
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-from recemb.models.feature_task import FeatureTask, common_dim
-from recemb.models.layers import MLP, Activation, hidden_layers
 from torch import Tensor, nn
 
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Ids
+from recemb.models.feature_task import FeatureTask, common_dim
+from recemb.models.layers import MLP, Activation, hidden_layers
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable

@@ -14,14 +14,14 @@ Recommendations", ICKG 2022, arXiv:2211.14982.
 """
 
 import torch
-from recemb.data.batch import Batch
-from recemb.models.catalogue_ranking import metric_names
-from recemb.models.pair_ranking import Evaluation, PairRanking
-from recemb.models.skip_gram import Noise, SkipGram, skip_gram_losses
 from torch import Tensor
 
 from recemb import collectives, processes
+from recemb.data.batch import Batch
 from recemb.features import FeatureConfig
+from recemb.models.catalogue_ranking import metric_names
+from recemb.models.pair_ranking import Evaluation, PairRanking
+from recemb.models.skip_gram import Noise, SkipGram, skip_gram_losses
 from recemb.monitor import Monitor
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema

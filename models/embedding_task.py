@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from recemb.data.batch import Batch
 from torch import nn
 
 from recemb import processes
+from recemb.data.batch import Batch
 from recemb.divergence import diverged, not_finite
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError

@@ -15,11 +15,11 @@ CIKM 2019, arXiv:1908.11512; values of R as in Achlioptas, PODS 2001.
 from dataclasses import dataclass, field
 
 import torch
-from recemb.models.propagation import BipartiteGraph
 from torch import Tensor
 from torch.nn import functional as F
 
 from recemb.errors import RecembError
+from recemb.models.propagation import BipartiteGraph
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

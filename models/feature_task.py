@@ -9,13 +9,13 @@ Shapes: B samples, D elements of a feature's vector, K dense columns.
 from collections.abc import Mapping
 from typing import cast
 
-from recemb.models.task import RankingTask
 from torch import Tensor
 
 from recemb.attributes import AttributeLookup
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Ids
+from recemb.models.task import RankingTask
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig

@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from recemb.errors import RecembError
+from recemb.features import FeatureConfig
 from recemb.models.collaborative_filtering import (
     ITEM,
     CollaborativeFiltering,
@@ -18,10 +22,6 @@ from recemb.models.collaborative_filtering import (
 )
 from recemb.models.pair_ranking import Evaluation
 from recemb.models.propagation import BipartiteGraph, Layer, Neighbourhood
-from torch import Tensor
-
-from recemb.errors import RecembError
-from recemb.features import FeatureConfig
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig

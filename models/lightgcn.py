@@ -9,13 +9,13 @@ Source: He et al., "LightGCN: Simplifying and Powering Graph Convolution Network
 Recommendation", SIGIR 2020, arXiv:2002.02126.
 """
 
+from torch import Tensor
+
+from recemb.features import FeatureConfig
 from recemb.models.collaborative_filtering import Training
 from recemb.models.graph_filtering import GraphFiltering, Propagation
 from recemb.models.pair_ranking import Evaluation
 from recemb.models.propagation import Layer
-from torch import Tensor
-
-from recemb.features import FeatureConfig
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable

@@ -14,13 +14,13 @@ arXiv:1706.06978, in the form of the authors' code.
 from collections.abc import Mapping
 
 import torch
-from recemb.models.attention import TargetAttention
-from recemb.models.layers import Activation
-from recemb.models.long_history import Items, LongHistoryTask, Network
 from torch import Tensor
 
 from recemb.features import FeatureConfig
 from recemb.jagged import Jagged, to_padded
+from recemb.models.attention import TargetAttention
+from recemb.models.layers import Activation
+from recemb.models.long_history import Items, LongHistoryTask, Network
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable

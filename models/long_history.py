@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from recemb.data.batch import Batch
+from recemb.errors import RecembError
+from recemb.features import FeatureConfig
+from recemb.jagged import Ids, Jagged, is_tracing, position_of_each, to_padded
 from recemb.models.din import check_history
 from recemb.models.feature_task import FeatureTask
 from recemb.models.jagged_products import Places, sums
 from recemb.models.layers import MLP, Activation, averages_kept
 from recemb.models.parallel_histories import common_lengths
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from recemb.errors import RecembError
-from recemb.features import FeatureConfig
-from recemb.jagged import Ids, Jagged, is_tracing, position_of_each, to_padded
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig

@@ -13,13 +13,13 @@ Computer 2009.
 
 from collections.abc import Mapping
 
-from recemb.models.feature_task import FeatureTask, common_dim
-from recemb.models.objective import Ratings
 from torch import Tensor, nn
 
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Ids
+from recemb.models.feature_task import FeatureTask, common_dim
+from recemb.models.objective import Ratings
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable

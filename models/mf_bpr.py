@@ -9,14 +9,14 @@ arXiv:1205.2618.
 """
 
 import torch
+from torch import Tensor
+
+from recemb.features import FeatureConfig
 from recemb.models.collaborative_filtering import (
     CollaborativeFiltering,
     Training,
 )
 from recemb.models.pair_ranking import Evaluation
-from torch import Tensor
-
-from recemb.features import FeatureConfig
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable

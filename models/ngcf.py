@@ -14,14 +14,14 @@ length, slope 0.2 and biases as in the authors' code.
 from typing import Any
 
 import torch
-from recemb.models.collaborative_filtering import Training
-from recemb.models.graph_filtering import GraphFiltering, Propagation
-from recemb.models.pair_ranking import Evaluation
-from recemb.models.propagation import Layer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recemb.features import FeatureConfig
+from recemb.models.collaborative_filtering import Training
+from recemb.models.graph_filtering import GraphFiltering, Propagation
+from recemb.models.pair_ranking import Evaluation
+from recemb.models.propagation import Layer
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable

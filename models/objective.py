@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
-from recemb.models.sample_metrics import Auc, Mean
 from torch import Tensor, nn
 
+from recemb.models.sample_metrics import Auc, Mean
 from recemb.monitor import AUC, Monitor
 
 

@@ -13,7 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+
+from recemb import collectives, processes
 from recemb.data.batch import Batch
+from recemb.errors import RecembError
+from recemb.features import FeatureConfig, resolve_features
+from recemb.jagged import Jagged, bag_of_each, position_of_each, split_keyed
 from recemb.models.catalogue_ranking import (
     TILE_ITEMS,
     TILE_SCORES,
@@ -23,12 +29,6 @@ from recemb.models.catalogue_ranking import (
 )
 from recemb.models.embedding_task import STAGES, EmbeddingTask
 from recemb.models.feature_task import common_dim
-from torch import Tensor
-
-from recemb import collectives, processes
-from recemb.errors import RecembError
-from recemb.features import FeatureConfig, resolve_features
-from recemb.jagged import Jagged, bag_of_each, position_of_each, split_keyed
 from recemb.monitor import Monitor
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.schema import Attribute, Schema

@@ -22,7 +22,15 @@ from typing import Any, cast
 
 import torch
 from lightning import Callback
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recemb import collectives, processes
+from recemb.attributes import AttributeLookup
 from recemb.data.batch import Batch
+from recemb.errors import RecembError
+from recemb.features import FeatureConfig
+from recemb.jagged import Ids, Jagged, bag_of_each, position_of_each, split_keyed, to_padded
 from recemb.models.catalogue_ranking import best_items, found_items, metric_names, metrics, ranks
 from recemb.models.codebook_logits import CodebookLogits
 from recemb.models.embedding_task import STAGES, EmbeddingTask
@@ -33,14 +41,6 @@ from recemb.models.sampled_candidates import Candidates, all_candidates, sampled
 from recemb.models.session_features import HISTORY, ITEM, OUTPUT, resolve_item
 from recemb.models.session_settings import Codebook, Evaluation, Network, Objective
 from recemb.models.transformer import CausalTransformer
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from recemb import collectives, processes
-from recemb.attributes import AttributeLookup
-from recemb.errors import RecembError
-from recemb.features import FeatureConfig
-from recemb.jagged import Ids, Jagged, bag_of_each, position_of_each, split_keyed, to_padded
 from recemb.monitor import Monitor
 from recemb.rows.optimizers import AnyRowsOptimizer
 from recemb.schema import Schema

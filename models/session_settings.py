@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from recemb.models.catalogue_ranking import metric_names
-
 from recemb.errors import RecembError
+from recemb.models.catalogue_ranking import metric_names
 from recemb.schema import Schema
 
 

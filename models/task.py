@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from recemb.data.batch import Batch
-from recemb.models.embedding_task import STAGES, EmbeddingTask
-from recemb.models.objective import Clicks, Objective
 from torch import Tensor, nn
 
 from recemb import collectives, processes
+from recemb.data.batch import Batch
 from recemb.features import FeatureConfig, resolve_features
 from recemb.jagged import Ids, KeyedIds, split_keyed
+from recemb.models.embedding_task import STAGES, EmbeddingTask
+from recemb.models.objective import Clicks, Objective
 from recemb.rows.optimizers import RowsOptimizer
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig

@@ -18,6 +18,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from torch import Tensor, nn
+
+from recemb.accounting import module_bytes
+from recemb.errors import RecembError
+from recemb.files import whole_file, writing
+from recemb.jagged import Ids, Jagged
 from recemb.models.byte_rows import ByteRows
 from recemb.models.history_search import compiled_search
 from recemb.models.long_history import (
@@ -26,12 +32,6 @@ from recemb.models.long_history import (
     times_of_ages,
     times_of_seconds,
 )
-from torch import Tensor, nn
-
-from recemb.accounting import module_bytes
-from recemb.errors import RecembError
-from recemb.files import whole_file, writing
-from recemb.jagged import Ids, Jagged
 from recemb.serving.archive import write_checksum, write_program
 from recemb.serving.checks import Checked, Input, checked_trace
 from recemb.serving.export import describe

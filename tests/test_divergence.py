@@ -5,8 +5,6 @@ import math
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from recemb.models.objective import Clicks, Ratings
-from recemb.models.sample_metrics import auc
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -14,6 +12,8 @@ from recemb.checkpoint_callbacks import BestCheckpoint
 from recemb.divergence import Divergence
 from recemb.errors import RecembError
 from recemb.measured import figure, metrics_of, value_of
+from recemb.models.objective import Clicks, Ratings
+from recemb.models.sample_metrics import auc
 from recemb.monitor import AUC, Monitor
 from recemb.results import plain
 

@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from recemb.data.tabular import Tabular
 
 from recemb.checkpoint import WholeFileIO, read_checkpoint
 from recemb.command_line.main import main
+from recemb.data.tabular import Tabular
 from recemb.rebuild import rebuild
 from tests.command_line.small import small_config, write
 from tests.command_line.test_mistakes import checkpoint_mistake

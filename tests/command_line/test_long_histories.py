@@ -6,9 +6,9 @@ import random
 import pytest
 import torch
 import yaml
-from recemb.models import attention_report
 
 from recemb.command_line.main import main
+from recemb.models import attention_report
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from recemb.data.files import cache_root
 
 from recemb.command_line.main import main
 from recemb.command_line.plan_report import aligned
 from recemb.command_line.train import TrainingCLI
+from recemb.data.files import cache_root
 from recemb.rows import torchrec_store
 from recemb.rows.optimizers import Adam
 from recemb.rows.world import RATES

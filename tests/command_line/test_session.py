@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from recemb.data.columns import AttributeFile, IdColumn, ListColumn
-from recemb.data.sequences import Sequences
 
 from recemb.command_line.main import main
+from recemb.data.columns import AttributeFile, IdColumn, ListColumn
+from recemb.data.sequences import Sequences
 from recemb.errors import RecembError
 from recemb.hashing import hash_string
 from recemb.jagged import Jagged

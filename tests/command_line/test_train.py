@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from recemb.data.files import cache_root
 
 from recemb.command_line.main import main
+from recemb.data.files import cache_root
 from tests.command_line.small import small_config, write
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import xxhash
+
 from recemb.data.avazu import Avazu, prepare
 from recemb.data.files import data_root
-
 from recemb.errors import RecembError
 
 STAGES = ("train", "validation", "test")

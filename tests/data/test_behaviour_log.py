@@ -4,9 +4,9 @@ import random
 
 import polars as pl
 import pytest
+
 from recemb.data.behaviour_log import BehaviourLog
 from recemb.data.long_histories import Protocol
-
 from recemb.errors import RecembError
 
 PROTOCOL = Protocol(history_length=6, min_behaviours=8, targets=3, first_target=2, negatives=1)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from recemb.data.cache import cache_name, prepared_folder
 
+from recemb.data.cache import cache_name, prepared_folder
 from recemb.errors import RecembError
 
 

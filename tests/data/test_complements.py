@@ -5,12 +5,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from recemb.data.complements import Complements
 from recemb.data.files import TableFile
 from recemb.data.grocery import Grocery
 from recemb.data.pair_sources import Baskets, Relations, basket_parts
 from recemb.data.synthetic_pairs import Synthetic, Vectors
-
 from recemb.errors import RecembError
 from tests.data.ties import tie
 

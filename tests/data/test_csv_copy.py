@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from recemb.data import csv_copy
 from recemb.data.csv_copy import write_copy
 from recemb.data.files import TableFile
-
 from recemb.errors import RecembError
 from recemb.text_lines import line_of
 

@@ -13,13 +13,13 @@ import polars as pl
 import pytest
 import torch
 import xxhash
+
 from recemb.data import encode
 from recemb.data.chunk import Chunk
 from recemb.data.columns import Columns, IdColumn, ListColumn, NumberColumn
 from recemb.data.encode import Encoder
 from recemb.data.files import TableFile
 from recemb.data.schema import build_schema
-
 from recemb.errors import RecembError
 
 LABELS = [0, 1, 1]

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from recemb.data.behaviour_log import BehaviourLog
 from recemb.data.columns import AttributeFile, IdColumn, ListColumn
 from recemb.data.interactions import Interactions
 from recemb.data.long_histories import Protocol
 from recemb.data.sequences import Sequences
-
 from recemb.errors import RecembError
 
 SHORT = Protocol(history_length=9, min_behaviours=3, targets=3, first_target=1, negatives=1)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from recemb.data.behaviour_log import BehaviourLog
 from recemb.data.complements import Complements
 from recemb.data.interactions import Interactions
@@ -18,7 +19,6 @@ from recemb.data.long_histories import Protocol
 from recemb.data.pair_sources import Baskets
 from recemb.data.prepared import Prepared
 from recemb.data.sequences import Sequences
-
 from recemb.errors import RecembError
 from tests.data.ties import owner_tie, tie
 

@@ -7,8 +7,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from recemb.data.files import ROW_GROUP, TableFile
 
+from recemb.data.files import ROW_GROUP, TableFile
 from recemb.errors import RecembError
 
 FRAME = pl.DataFrame({"user": [3, 1, 2], "word": ["a", "b", None], "price": ["0.5", "2.0", "-1"]})

@@ -3,10 +3,10 @@
 import polars as pl
 import pytest
 import torch
+
 from recemb.data.columns import IdColumn
 from recemb.data.held_out import rows_of_side
 from recemb.data.tabular import Tabular
-
 from recemb.errors import RecembError
 from recemb.jagged import split_keyed
 

@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 import pytest
 import xxhash
+
 from recemb.data.columns import AttributeFile, IdColumn, ListColumn, NumberColumn
 from recemb.data.tabular import Tabular
-
 from recemb.errors import RecembError
 from recemb.jagged import split_keyed
 

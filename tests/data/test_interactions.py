@@ -5,9 +5,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from recemb.data.gowalla import Gowalla
 from recemb.data.interactions import Interactions, cut_per_user
-
 from recemb.errors import RecembError
 
 Pairs = set[tuple[int, int]]

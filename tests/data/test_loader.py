@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from recemb.data.batch import Batch, batch_of
 from recemb.data.chunk import Bags, Chunk
 from recemb.data.columns import Columns, IdColumn, ListColumn, NumberColumn
@@ -20,7 +21,6 @@ from recemb.data.encode import Encoder
 from recemb.data.files import TableFile
 from recemb.data.loader import Loader, ahead
 from recemb.data.schema import build_schema
-
 from recemb.errors import RecembError
 
 ROOT = Path(__file__).parents[2]

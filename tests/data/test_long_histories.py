@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from recemb.data.long_histories import Negatives, Protocol, read_log, target_places, write_rows
 
+from recemb.data.long_histories import Negatives, Protocol, read_log, target_places, write_rows
 from recemb.errors import RecembError
 from tests.data.ties import tie
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from recemb.data.columns import Columns, IdColumn, NumberColumn
 from recemb.data.files import TableFile
 from recemb.data.schema import build_schema

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from recemb.data.columns import IdColumn, ListColumn
 from recemb.data.files import data_root
 from recemb.data.movielens import (
@@ -16,7 +17,6 @@ from recemb.data.movielens import (
     label_and_split,
     prepare,
 )
-
 from recemb.errors import RecembError
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
+
 from recemb.data.files import data_root
 from recemb.data.long_histories import Protocol
 from recemb.data.movielens_long import MovieLensLong, prepare
-
 from recemb.errors import RecembError
 
 SMALL = Protocol(

@@ -5,8 +5,8 @@ from collections import Counter
 
 import polars as pl
 import pytest
-from recemb.data.movielens_rating_prediction import MovieLensRatingPrediction, prepare, split
 
+from recemb.data.movielens_rating_prediction import MovieLensRatingPrediction, prepare, split
 from recemb.errors import RecembError
 from tests.data.test_movielens_ratings import ratings
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from recemb.data.files import data_root
 from recemb.data.movielens_ratings import FORMAT, MovieLensRatings, label_and_split, prepare
-
 from recemb.errors import RecembError
 from recemb.hashing import hash_string
 

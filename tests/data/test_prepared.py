@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from recemb.data.avazu import INTEGERS, TEXTS, Avazu
 from recemb.data.beauty import Beauty
 from recemb.data.behaviour_log import BehaviourLog

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from recemb.data.beauty import Beauty
 from recemb.data.columns import IdColumn
 from recemb.data.movielens import MovieLens1M
 from recemb.data.raw_files import read_raw
-
 from recemb.errors import RecembError
 
 COLUMNS = {"user": "integers", "items": "lists", "zip": "texts"}

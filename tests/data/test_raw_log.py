@@ -5,8 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 import xxhash
-from recemb.data.raw_log import scan_log, write_log
 
+from recemb.data.raw_log import scan_log, write_log
 from recemb.errors import RecembError
 
 COLUMNS = {"label": pl.Int8, "number": pl.Int64, "word": pl.String}

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
+
 from recemb.data.columns import AttributeFile, Columns, IdColumn, ListColumn, NumberColumn
 from recemb.data.said import said_schema
-
 from recemb.errors import RecembError
 from recemb.schema import Column, Schema
 from recemb.vocabulary import Vocabulary, VocabularyConfig

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 import torch
 import xxhash
+from torch import Tensor
+
 from recemb.data.columns import AttributeFile, Columns, IdColumn, ListColumn, NumberColumn
 from recemb.data.files import TableFile
 from recemb.data.schema import build_schema
-from torch import Tensor
-
 from recemb.errors import RecembError
 from recemb.schema import Schema
 

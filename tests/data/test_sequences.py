@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+
 from recemb.data.beauty import Beauty
 from recemb.data.columns import AttributeFile, ListColumn
 from recemb.data.diginetica import Diginetica
@@ -21,11 +22,10 @@ from recemb.data.sequences import (
     read_sequences,
     training_rows,
 )
-from recemb.models.session import columns_of
-
 from recemb.errors import RecembError
 from recemb.hashing import hash_string
 from recemb.jagged import Jagged
+from recemb.models.session import columns_of
 from tests.data.ties import tie
 
 EVENTS = [

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from recemb.data import synthetic
 from recemb.data.synthetic import SyntheticLog, bayes_auc, draw_chunk, generate
-
 from recemb.errors import RecembError
 
 SMALL = SyntheticLog(num_rows=10_000, num_users=500, num_items=300, num_categories=10)

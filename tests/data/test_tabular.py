@@ -6,9 +6,9 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+
 from recemb.data.columns import AttributeFile, IdColumn, ListColumn, NumberColumn
 from recemb.data.tabular import Tabular
-
 from recemb.errors import RecembError
 
 TRAIN = pl.DataFrame({"a": [1, 1, 2, 2], "d": [0.0, 2.0, 0.0, 2.0], "y": [0, 1, 0, 1]})

@@ -5,6 +5,7 @@ import random
 
 import polars as pl
 import pytest
+
 from recemb.data.times import times_of
 from recemb.data.values import ValueAtError
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+
 from recemb.data.behaviour_log import BehaviourLog
 from recemb.data.interactions import Interactions
 from recemb.data.long_histories import Protocol
 from recemb.data.sequences import SEQUENCE, Sequences
-
 from tests.fuzz.cases_tables import written
 from tests.fuzz.judge import Case, MayRefuse
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recemb.data.interactions import Interactions
 
 from recemb.checkpoint import WholeFileIO, read_checkpoint, save_sharded
 from recemb.checkpoint_file import FORMAT
+from recemb.data.interactions import Interactions
 from recemb.physical import PhysicalTable, Uniform
 from recemb.rows.local import LocalRowsStore
 from recemb.rows.optimizers import Adam

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+
 from recemb.data.columns import IdColumn, ListColumn, NumberColumn
 from recemb.data.tabular import Tabular
-
 from tests.fuzz.judge import Case, MayRefuse
 
 Cells = dict[str, list[str]]

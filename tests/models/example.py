@@ -4,11 +4,11 @@ import io
 
 import polars as pl
 import torch
-from recemb.models.feature_task import FeatureTask
 from torch import Tensor, nn
 
 from recemb.features import FeatureConfig
 from recemb.jagged import Jagged, KeyedJagged
+from recemb.models.feature_task import FeatureTask
 from recemb.schema import Attribute, Column, DenseColumn, Schema
 from recemb.tables.full import Full
 from recemb.tables.kind import TableConfig

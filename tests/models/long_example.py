@@ -4,13 +4,13 @@ import math
 
 import polars as pl
 import torch
-from recemb.models.dare import DARE, TWIN
-from recemb.models.long_din import LongDIN
-from recemb.models.long_history import LongHistoryTask, Network
 from torch import nn
 
 from recemb.features import FeatureConfig
 from recemb.jagged import KeyedJagged
+from recemb.models.dare import DARE, TWIN
+from recemb.models.long_din import LongDIN
+from recemb.models.long_history import LongHistoryTask, Network
 from recemb.schema import Attribute, Column, DenseColumn, Schema
 from recemb.tables.full import Full
 from recemb.vocabulary import VocabularyConfig, build_vocabulary

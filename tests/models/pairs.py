@@ -2,13 +2,13 @@
 
 import polars as pl
 import torch
+from torch import Tensor
+
 from recemb.data.batch import Batch
+from recemb.features import FeatureConfig
 from recemb.models.lightgcn import LightGCN
 from recemb.models.mf_bpr import MatrixFactorizationBPR
 from recemb.models.ngcf import NGCF
-from torch import Tensor
-
-from recemb.features import FeatureConfig
 from recemb.rows.optimizers import Adam
 from recemb.schema import Attribute, Column, Schema
 from recemb.tables.full import Full

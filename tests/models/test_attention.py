@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from recemb.models.attention import TargetAttention
 from torch import Tensor
+
+from recemb.models.attention import TargetAttention
 
 B, L, D = 5, 7, 4
 

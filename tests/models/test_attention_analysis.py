@@ -5,7 +5,9 @@ import math
 
 import pytest
 import torch
+
 from recemb.data.batch import Batch
+from recemb.errors import RecembError
 from recemb.models import attention_report
 from recemb.models.attention_analysis import (
     LearnedAttention,
@@ -18,8 +20,6 @@ from recemb.models.attention_analysis import (
     search_ndcg,
 )
 from recemb.models.attention_report import Report, analyse, gains_of, markdown, write
-
-from recemb.errors import RecembError
 from tests.models.long_example import CATEGORY, HISTORY, ITEM, KINDS, LABEL, PRICE, build, keyed
 
 

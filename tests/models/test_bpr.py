@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from recemb.models.bpr import PairSampler, bpr_losses, hardest
 
 from recemb.errors import RecembError
+from recemb.models.bpr import PairSampler, bpr_losses, hardest
 from recemb.schema import Attribute
 from tests.models.pairs import NUM_ITEMS, NUM_USERS, SEEN, schema
 

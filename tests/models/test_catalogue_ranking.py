@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from recemb.models import catalogue_ranking
 from recemb.models.catalogue_ranking import best_items, metric_names, metrics, ranks
 

@@ -4,17 +4,17 @@ import time
 
 import pytest
 import torch
+from torch import nn
+
 from recemb.data.batch import Batch
+from recemb.errors import RecembError
+from recemb.features import FeatureConfig
+from recemb.jagged import Jagged, KeyedJagged, split_keyed
 from recemb.models.attention import TargetAttention
 from recemb.models.dare import DARE, TWIN
 from recemb.models.layers import Dice
 from recemb.models.long_din import LongDIN
 from recemb.models.long_history import AGES, Network, search_histories
-from torch import nn
-
-from recemb.errors import RecembError
-from recemb.features import FeatureConfig
-from recemb.jagged import Jagged, KeyedJagged, split_keyed
 from recemb.schema import Column
 from recemb.tables.full import Full
 from recemb.tables.unified import Unified

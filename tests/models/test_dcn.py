@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from recemb.models.dcn import DCN, Network
 
 from recemb.errors import RecembError
+from recemb.models.dcn import DCN, Network
 from recemb.serving.export import export
 from recemb.serving.parity import TOLERANCE
 from tests.models import example

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from recemb.models.dlrm import DLRM, DotInteraction, Network
 
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
+from recemb.models.dlrm import DLRM, DotInteraction, Network
 from recemb.serving.export import export
 from recemb.serving.parity import TOLERANCE
 from tests.models import example

@@ -8,15 +8,15 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from recemb.models.dual import Dual
-from recemb.models.pair_ranking import Evaluation
-from recemb.models.skip_gram import Noise, SkipGram, skip_gram_losses
 from torch.nn import functional as F
 
 from recemb.command_line.main import main
 from recemb.command_line.recommend import best
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
+from recemb.models.dual import Dual
+from recemb.models.pair_ranking import Evaluation
+from recemb.models.skip_gram import Noise, SkipGram, skip_gram_losses
 from recemb.rows.optimizers import SGD
 from recemb.schema import Attribute, Column, Schema
 from recemb.serving.export import export

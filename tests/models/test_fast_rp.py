@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+
+from recemb.errors import RecembError
 from recemb.models.collaborative_filtering import Training
 from recemb.models.fast_rp import FastRP
 from recemb.models.propagation import BipartiteGraph
-
-from recemb.errors import RecembError
 from recemb.tables.hashed import Hashed
 from tests.models.pairs import NUM_ITEMS, SEEN, adjacency, build, rows, schema
 
@@ -40,9 +40,8 @@ def test_tables_begin_with_the_vectors_at_the_scale_that_is_asked_for() -> None:
 
 
 def test_other_kinds_are_refused() -> None:
-    from recemb.models.lightgcn import LightGCN
-
     from recemb.features import FeatureConfig
+    from recemb.models.lightgcn import LightGCN
 
     tables = {name: Hashed(num_rows=4, dim=4) for name in ("user", "item")}
     features = {name: FeatureConfig(table=name) for name in ("user", "item")}

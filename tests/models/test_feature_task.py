@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from recemb.models.feature_task import FeatureTask, common_dim
 
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Jagged
+from recemb.models.feature_task import FeatureTask, common_dim
 from recemb.schema import Column, Schema
 from tests.models import example
 

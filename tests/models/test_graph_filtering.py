@@ -8,15 +8,15 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from torch.nn import functional as F
+
+from recemb.command_line.main import main
+from recemb.errors import RecembError
 from recemb.models.catalogue_ranking import best_items, metric_names, set_metrics
 from recemb.models.collaborative_filtering import Training
 from recemb.models.graph_filtering import Propagation
 from recemb.models.ngcf import _Mix, kept_elements
 from recemb.models.pair_ranking import Evaluation
-from torch.nn import functional as F
-
-from recemb.command_line.main import main
-from recemb.errors import RecembError
 from recemb.rows.optimizers import SGD
 from recemb.serving.export import export
 from tests.command_line.launch import torchrun

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from recemb.models.history_search import compiled_search, search_history
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from recemb.models.jagged_products import Places, dots, sums
 
 LENGTHS = [3, 0, 1, 4, 0]

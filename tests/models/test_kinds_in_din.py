@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 import torch
 from lightning import Callback, Trainer
-from recemb.data.batch import Batch
-from recemb.models.din import DIN, Network
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from recemb.data.batch import Batch
 from recemb.features import FeatureConfig
+from recemb.models.din import DIN, Network
 from recemb.rows.optimizers import Adam
 from recemb.schema import Column, DenseColumn, Schema
 from recemb.serving import parity

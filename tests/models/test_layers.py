@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from recemb.models.layers import MLP, Dice
 
 

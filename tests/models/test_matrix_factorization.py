@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from recemb.models.matrix_factorization import MatrixFactorization
 
 from recemb.command_line.main import main
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
+from recemb.models.matrix_factorization import MatrixFactorization
 from recemb.serving.export import export
 from tests.models import example
 

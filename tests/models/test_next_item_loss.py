@@ -5,10 +5,11 @@ import sys
 
 import pytest
 import torch
+from torch.nn import functional as F
+
 from recemb.models import next_item_loss as module
 from recemb.models.next_item_loss import next_item_loss
 from recemb.models.sampled_candidates import sampled_candidates
-from torch.nn import functional as F
 
 
 def inputs(requires_grad: bool = True):

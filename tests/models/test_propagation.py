@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from recemb.models.propagation import BipartiteGraph
 
+from recemb.models.propagation import BipartiteGraph
 from tests.models.pairs import NUM_ITEMS, adjacency, schema
 
 

@@ -1,6 +1,7 @@
 """Mini-batch aware regularisation."""
 
 import torch
+
 from recemb.models.regularization import Met, batch_aware_decay
 
 

@@ -5,14 +5,14 @@ import math
 import polars as pl
 import pytest
 import torch
-from recemb.data.batch import Batch
-from recemb.models.session import SessionTransformer, last_of_each, next_of_each
-from recemb.models.session_settings import Codebook, Evaluation, Network, Objective
 from torch.nn import functional as F
 
+from recemb.data.batch import Batch
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Jagged, KeyedJagged
+from recemb.models.session import SessionTransformer, last_of_each, next_of_each
+from recemb.models.session_settings import Codebook, Evaluation, Network, Objective
 from recemb.schema import Attribute, Column, Schema
 from recemb.tables.full import Full
 from recemb.tables.hashed import Hashed

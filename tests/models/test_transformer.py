@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from recemb.models.transformer import CausalAttention, CausalTransformer, arrange
 from torch import Tensor
 from torch.nn import functional as F
+
+from recemb.models.transformer import CausalAttention, CausalTransformer, arrange
 
 LENGTHS = [3, 0, 1, 5, 3, 1, 0, 2]
 

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 import torch
-from recemb.models import two_stages
-from recemb.models.two_stages import ByteRows, Request, SearchProgram, export_stages
 
 from recemb.errors import RecembError
+from recemb.models import two_stages
+from recemb.models.two_stages import ByteRows, Request, SearchProgram, export_stages
 from recemb.schema import Column
 from recemb.serving.program import SIZE, ServedProgram
 from tests.models.long_example import HISTORY, ITEM, KINDS, PRICE, USER, attended, build, schema

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import polars as pl
 import torch
+from torch import Tensor, nn
+
+from recemb.features import FeatureConfig
 from recemb.models.din import DIN
 from recemb.models.din import Network as DINNetwork
 from recemb.models.dlrm import DLRM
 from recemb.models.two_stages import export_stages
-from torch import Tensor, nn
-
-from recemb.features import FeatureConfig
 from recemb.schema import Column, DenseColumn, Schema
 from recemb.serving.archive import load_program
 from recemb.serving.export import export

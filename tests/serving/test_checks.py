@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from recemb.models.two_stages import SearchProgram
 from torch import Tensor
 
+from recemb.models.two_stages import SearchProgram
 from recemb.serving.checks import checked_trace
 from recemb.vocabulary import VocabularyConfig
 from tests.models import long_example

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from recemb.models.session_settings import Evaluation
 
 from recemb.command_line.recommend import best
+from recemb.models.session_settings import Evaluation
 from recemb.serving.archive import load_program, read_description
 from recemb.serving.export import export
 from tests.models import pairs, test_dual, test_session
