@@ -85,10 +85,13 @@ def imports_only_from(path: Path, allow: Sequence[str]) -> Iterator[None]:
         denied = re.search(r"Importing '([^']*)' is not allowed", str(error))
         if denied is not None:
             raise _refused(path, denied[1], allow) from None
-        raise RecembError(
-            f"{path}: its configuration does not fit the classes that it names "
-            f"({one_line(error)}); use the version of the code that wrote it"
-        ) from error
+        raise _unfit(path, error) from error
+    except RecembError:
+        raise
+    except (TypeError, AttributeError, LookupError, ValueError) as error:
+        # Of the parser or a constructor, at a value of another shape than fit would have stored:
+        # the parser lets null, and parts of classes that are no mappings, through to them.
+        raise _unfit(path, error) from error
     finally:
         parsing_settings.clear()
         parsing_settings.update(before)
@@ -148,6 +151,13 @@ def _is_allowed(class_path: Any, allow: Sequence[str]) -> bool:
 
 def _is_in(class_path: str, packages: Sequence[str]) -> bool:
     return f"{class_path}.".startswith(tuple(f"{package}." for package in packages))
+
+
+def _unfit(path: Path, error: Exception) -> RecembError:
+    return RecembError(
+        f"{path}: its configuration does not fit the classes that it names ({one_line(error)}); "
+        "use the version of the code that wrote it"
+    )
 
 
 def _refused(path: Path, class_path: Any, allow: Sequence[str]) -> RecembError:

@@ -89,7 +89,9 @@ def column_names(config: Mapping[str, Any], role: str) -> list[str]:
         config: Of the checkpoint.
         role: ``user`` or ``item``, by which settings of data modules name the column.
     """
-    settings = config["data"].get("init_args") or {}
+    data = config["data"]
+    settings = data.get("init_args") if isinstance(data, Mapping) else None
+    settings = settings if isinstance(settings, Mapping) else {}
     sections = [settings, *(one for one in settings.values() if isinstance(one, Mapping))]
     said = [one.get(role) for one in sections]
     return list(dict.fromkeys([*(name for name in said if isinstance(name, str)), role]))

@@ -38,7 +38,7 @@ from recemb.command_line.show import summary
 from recemb.distributed import lost, strategy
 from recemb.divergence import Divergence
 from recemb.errors import RecembError
-from recemb.files import one_line, whole_file
+from recemb.files import one_line, read_yaml, whole_file
 from recemb.global_settings import restored_settings
 from recemb.measured import metrics_of
 from recemb.memory import peak_memory_bytes
@@ -46,7 +46,7 @@ from recemb.monitor import monitor_of
 from recemb.results import config_hash, table, versions, write_results
 from recemb.resuming import Resumption
 from recemb.rows.choice import stores_made_by
-from recemb.run_folder import Begin, RunFolder
+from recemb.run_folder import CONFIG, Begin, RunFolder
 from recemb.schema import Schema
 from recemb.serving.export import served_program
 from recemb.stages import Stage, has_stage, require_stage
@@ -226,10 +226,15 @@ class TrainingCLI(LightningCLI):
                 weakref.finalize(self, self.run_folder.close)
         own = self.run_folder.path if self.run_folder is not None else Path()
         last = own / "checkpoints/last.ckpt"
-        is_resumed = config.resume and last.is_file()
-        self.folder, last, is_resumed = processes.from_first((own, last, is_resumed))
-        if is_resumed:
-            config.ckpt_path = str(last)
+        start = None
+        if config.resume and not processes.rank():
+            start = str(last) if last.is_file() else _began_from(own / CONFIG)
+        self.folder, start = processes.from_first((own, start))
+        if start is not None:
+            config.ckpt_path = start
+        if start is not None and start != str(last):
+            # Written again, for a run that is killed again before it has a checkpoint of its own.
+            self.plain["ckpt_path"] = start
 
     def read_checkpoint(self, path: Path) -> dict[str, Any]:
         """Return a checkpoint; without rows that each process loads for itself."""
@@ -328,6 +333,15 @@ class TrainingCLI(LightningCLI):
         return Trainer(**{**config, **kwargs})
 
 
+def _began_from(path: Path) -> str | None:
+    """Return the checkpoint that a run went on from, as its configuration in its folder has it."""
+    if not path.is_file():
+        return None
+    settings = read_yaml(path)
+    found = settings.get("ckpt_path") if isinstance(settings, dict) else None
+    return None if found is None else str(found)
+
+
 def _free_name(folder: Path, name: str) -> str:
     """Return a name that nothing in a folder has: a resumed run keeps what it has logged."""
     taken = len(list(folder.glob(f"{name}*")))
@@ -354,7 +368,7 @@ def run(verb: str, arguments: list[str]) -> None:
 def _run(cli: TrainingCLI, started: float) -> None:
     verb = cli.verb
     if not processes.rank():
-        with whole_file(cli.folder / "config.yaml") as temporary:
+        with whole_file(cli.folder / CONFIG) as temporary:
             temporary.write_text(yaml.safe_dump(cli.plain, sort_keys=False))
     body = {"fit": fit, "predict": _predict}.get(verb, measure)(cli)
     identity = {name: cli.plain[name] for name in ("model", "data", "seed_everything")}

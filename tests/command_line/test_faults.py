@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from recemb.checkpoint import read_checkpoint
 from recemb.command_line.main import main
@@ -119,6 +121,38 @@ def test_resume_starts_a_run_and_refuses_one_that_has_ended(trained, tmp_path, c
     assert "the folder is of no run" in capsys.readouterr().err
     assert main([*arguments[:3], "--resume"]) == 2
     assert "resume: it is for fit, with the folder that --run names" in capsys.readouterr().err
+
+
+def test_a_run_that_began_from_a_checkpoint_and_died_begins_there_again(tmp_path, capsys):
+    config = small_config()
+    config["trainer"]["max_epochs"] = 1
+    path = write(config, tmp_path)
+    assert main(["fit", "--config", path, "--run", str(tmp_path / "first")]) == 0
+    config["trainer"]["max_epochs"] = 2
+    path = write(config, tmp_path)
+    start = tmp_path / "first/checkpoints/last.ckpt"
+    whole = ["fit", "--config", path, "--ckpt_path", str(start), "--run", str(tmp_path / "whole")]
+    assert main(whole) == 0
+    # What a run has that was killed before its first checkpoint.
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(tmp_path / "whole/config.yaml", run)
+    assert main(["fit", "--config", path, "--run", str(run), "--resume"]) == 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] == str(start)
+    wanted, got = (
+        read_checkpoint(one / "checkpoints/last.ckpt") for one in (tmp_path / "whole", run)
+    )
+    assert got["epoch"] == wanted["epoch"] == 1
+    assert got["global_step"] == wanted["global_step"]
+    for name, tensor in wanted["state_dict"].items():
+        assert torch.equal(got["state_dict"][name], tensor), name
+    # Where that checkpoint is no more, nothing is trained.
+    (run / "results.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+    start.unlink()
+    capsys.readouterr()
+    assert main(["fit", "--config", path, "--run", str(run), "--resume"]) == 2
+    assert f"{start}: there is no such checkpoint; check the path" in capsys.readouterr().err
 
 
 def test_a_file_of_another_run_is_refused_by_name_in_one_line(uninterrupted, tmp_path):

@@ -109,6 +109,25 @@ def test_no_value_at_any_place_makes_anything_be_imported_or_read(place, checkpo
         assert READ == [], value
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("data.init_args.log", [1, 2]),
+        ("data.init_args.log", 3.5),
+        ("data.init_args.log.num_items", None),
+        ("data.init_args.batch_size", None),
+        ("data.init_args", [1]),
+        ("model.init_args.tables", [1]),
+        ("model.init_args.features", {"item": None}),
+        ("model.init_args.learning_rate", None),
+    ],
+)
+def test_a_setting_of_another_shape_is_refused_in_a_line(place, value, checkpoint):
+    with pytest.raises(RecembError, match=r"^theirs.ckpt: ") as refused:
+        rebuild_section(place.split(".")[0], strange(checkpoint, place, value))
+    assert "\n" not in str(refused.value)
+
+
 def verbs(checkpoint: str, config: str) -> dict[str, list[str]]:
     """Return every verb that reads a checkpoint, with its options."""
     measured = ["--config", config, "--ckpt_path", checkpoint]
