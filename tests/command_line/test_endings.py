@@ -1,6 +1,9 @@
 """Trainings that end early, that go on, and that may not; on a small file of clicks."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import torch
 import yaml
 
 from recemb.command_line.main import main
+from tests.command_line.launch import ONE_THREAD
+from tests.command_line.small import ROOT
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*logging interval", "ignore:Be aware that when using `ckpt_path`"
@@ -187,6 +192,28 @@ def test_a_training_that_diverges_ends_with_its_step(clicks, tmp_path, capsys):
     assert "recemb fit: training diverged at step " in line
     assert "the learning rate is 1e+20" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_do_not_train_in_one_folder(clicks, tmp_path):
+    folder = tmp_path / "run"
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config(clicks, max_epochs=10_000), sort_keys=False))
+    command = [sys.executable, "-W", "ignore", "-m", "recemb", "fit", "--config", str(path)]
+    command += ["--run", str(folder), "--resume"]
+    with subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD) as first:
+        try:
+            while not (folder / "checkpoints/last.ckpt").exists():
+                assert first.poll() is None
+                time.sleep(0.05)
+            second = subprocess.run(
+                command, cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=120
+            )
+            assert first.poll() is None
+        finally:
+            first.kill()
+    assert second.returncode == 2
+    (line,) = second.stderr.strip().splitlines()
+    assert f"{folder}: the run folder is in use by process {first.pid} on " in line
 
 
 def test_data_without_a_test_file(clicks, tmp_path, capsys):

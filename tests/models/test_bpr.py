@@ -1,6 +1,7 @@
 """Positives and negatives by their laws, and the loss by hand."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from recemb.errors import RecembError
 from recemb.models.bpr import PairSampler, bpr_losses, hardest
 from recemb.schema import Attribute
-from tests.models.pairs import NUM_ITEMS, NUM_USERS, SEEN, schema
+from tests.models.pairs import NUM_ITEMS, NUM_USERS, SEEN, batch, build, rows, schema
 
 
 def sampler() -> PairSampler:
@@ -62,3 +63,16 @@ def test_a_user_with_all_items_is_refused() -> None:
     seen = Attribute("user", "item", True, torch.tensor([0, 1]), torch.tensor([0, 2]))
     with pytest.raises(RecembError, match="a user has taken all 2 items, so there is none"):
         PairSampler(seen, 2)
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    model = build("mf").eval()
+    vectors, _ = rows(model)
+    vectors[1] = float("nan")
+    model.embeddings.rows.assign("user", vectors)
+    # Of no training: that is what a trainer tells by its state.
+    model._trainer = SimpleNamespace(state=SimpleNamespace(fn=None))
+    model.on_predict_epoch_start()
+    assert model.predict_step(batch([(0, 1), (2, 3)]))["score"].isfinite().all()
+    with pytest.raises(RecembError, match=r"^1 of 3 predictions of the batch are not finite num"):
+        model.predict_step(batch([(0, 1), (1, 3), (2, 3)]))

@@ -1,6 +1,7 @@
 """The session transformer: what an item is, what is learned at which position, what is ranked."""
 
 import math
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -399,3 +400,15 @@ def test_any_kind_of_table_holds_items():
     one.training_step(batch())["loss"].backward()
     one.embeddings.step()
     assert not torch.equal(rows_of(one, "item"), before)
+
+
+def test_predictions_that_are_no_numbers_are_refused(monkeypatch):
+    one = model()
+    # Of no training: that is what a trainer tells by its state.
+    one._trainer = SimpleNamespace(state=SimpleNamespace(fn=None))
+
+    own = batch(BAGS, ITEMS)
+    assert logged(one, monkeypatch, [own])
+    one.embeddings.rows.assign("item", one.embeddings.content("item").values["rows"] * math.nan)
+    with pytest.raises(RecembError, match=r"^\d+ of \d+ item vectors of the catalogue are not fin"):
+        logged(one, monkeypatch, [own])
