@@ -16,13 +16,14 @@ Shapes: C targets, L behaviours, d attention vector, S segments of a level.
 """
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from recemb.serving.torchscript import torchscript_expected
 
 Search = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
@@ -33,8 +34,7 @@ def compiled_search() -> Search:
 
     A trace alone would freeze the number of levels, which depends on the history's length.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with torchscript_expected():
         compiled: Any = torch.jit.script(search_history)
     return compiled  # type: ignore[no-any-return]
 

@@ -13,7 +13,6 @@ zip's own checksums are not looked at when torch loads a file, so beside the pro
 
 import io
 import json
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from recemb.checksums import checksum
 from recemb.errors import RecembError
 from recemb.files import reading, whole_file, writing
+from recemb.serving.torchscript import torchscript_expected
 
 DESCRIPTION = "inputs.json"
 """The extra file inside the archive that says what the inputs are."""
@@ -47,8 +47,7 @@ def write_program(
     """
     extra = {DESCRIPTION: json.dumps(description, indent=1)}
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with torchscript_expected():
         torch.jit.save(program, buffer, _extra_files=extra)
     with zipfile.ZipFile(buffer) as given, zipfile.ZipFile(path, "w") as kept:
         for entry in given.infolist():
@@ -105,8 +104,7 @@ def load_program(path: Path) -> torch.jit.ScriptModule:
         RecembError: If the program or its checksum is missing, damaged or no program at all.
     """
     check_file(path)
-    with reading(path, "program", REMEDY), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with reading(path, "program", REMEDY), torchscript_expected():
         return torch.jit.load(path)  # type: ignore[no-any-return]
 
 

@@ -20,6 +20,8 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from recemb.serving.torchscript import torchscript_expected
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -177,10 +179,8 @@ def checked_trace(program: Checked, example: dict[str, Tensor]) -> torch.jit.Scr
         example: Inputs to trace it with.
     """
     module = cast(nn.Module, program)
-    with warnings.catch_warnings(), torch.no_grad():
+    with torchscript_expected(), torch.no_grad():
         warnings.simplefilter("error", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
         traced = torch.jit.trace(module, (example,), check_trace=False)
         scripted = torch.jit.script(CheckedProgram(traced, program.inputs()))
     assert isinstance(scripted, torch.jit.ScriptModule)

@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -50,6 +51,15 @@ def test_no_place_of_this_machine_is_in_the_file(written, tmp_path):
     traced = checked_trace(ServedProgram(model), REQUESTS["dlrm"])
     torch.jit.save(traced, tmp_path / "plain.pt")
     assert len(places_in(tmp_path / "plain.pt")) >= 2
+
+
+def test_an_export_and_its_loading_say_nothing_of_torchscript(tmp_path):
+    model = MODELS["dlrm"]().eval()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        export(model, model.schema, tmp_path / "model.pt")
+        load_program(tmp_path / "model.pt")
+    assert [str(one.message) for one in said] == []
 
 
 def test_the_archive_is_as_torch_lays_it_out(written):

@@ -80,7 +80,6 @@ class ServingContract(Case):
         with warnings.catch_warnings():
             # A size that became a number would be wrong for every other request.
             warnings.simplefilter("error", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-            warnings.simplefilter("ignore", DeprecationWarning)
             traced = torch.jit.trace(program, (requests[0],), check_trace=False)
             torch.jit.save(traced, tmp_path / "model.pt")
         answers = alone(tmp_path / "model.pt", requests)

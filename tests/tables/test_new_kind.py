@@ -135,7 +135,6 @@ def test_a_new_kind_trains_and_exports(alone: Alone, tmp_path: Path) -> None:
     requests = [request(*one) for one in REQUESTS.values()]
     with warnings.catch_warnings():
         warnings.simplefilter("error", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        warnings.simplefilter("ignore", DeprecationWarning)
         traced = torch.jit.trace(program, (requests[0],), check_trace=False)
         torch.jit.save(traced, tmp_path / "model.pt")
     for asked, answer in zip(requests, alone(tmp_path / "model.pt", requests), strict=True):
