@@ -64,7 +64,7 @@ def sum_over_processes(own: Tensor) -> Tensor:
     """
     if processes.world_size() == 1:
         return own
-    return cast(Tensor, _Sum.apply(own))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Sum.apply(own))  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def rows_of_all(own_NK: Tensor) -> list[Tensor]:

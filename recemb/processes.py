@@ -117,7 +117,9 @@ def patient_group() -> dist.ProcessGroup | None:
         return None
     if _patient is None or _patient[0] is not dist.group.WORLD:
         # Objects are sent, so gloo, also beside NCCL.
-        _patient = dist.group.WORLD, dist.new_group(timeout=FILES_PATIENCE, backend="gloo")
+        group = dist.new_group(timeout=FILES_PATIENCE, backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)  # every process is a member
+        _patient = dist.group.WORLD, group
     return _patient[1]
 
 

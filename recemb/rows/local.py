@@ -158,7 +158,7 @@ class LocalRowsStore(RowsStore):
         block = self._blocks[self._block_of[tables[0]]]
         is_trained = self.anchor.requires_grad and block.flat.is_trainable
         if is_trained and torch.is_grad_enabled() and not is_tracing():
-            gathered: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
+            gathered: Tensor = _Gather.apply(  # type: ignore[no-untyped-call, unused-ignore]
                 self.anchor, block, rows_T, self.pending
             )
             return gathered

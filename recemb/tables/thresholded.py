@@ -95,7 +95,7 @@ class Thresholds(nn.Module):
         excess_N = rows_ND.abs().sum(1) - self.threshold_F[space_N]
         step_N = (excess_N > 0).to(rows_ND.dtype)
         if excess_N.requires_grad:  # a traced program has no functions of Python
-            step_N = cast(Tensor, LongTailedStep.apply(excess_N))  # type: ignore[no-untyped-call]
+            step_N = cast(Tensor, LongTailedStep.apply(excess_N))  # type: ignore[no-untyped-call, unused-ignore]
         return rows_ND * step_N.unsqueeze(1) * is_shown_ND
 
 
