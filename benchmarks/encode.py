@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from recemb.embeddings import Embeddings
-from recemb.features import Feature, FeatureConfig
+from recemb.features import FeatureConfig, ResolvedFeature
 from recemb.memory import keep_freed_memory
 from recemb.rows.local import LocalRowsStore
 from recemb.rows.optimizers import SGD
@@ -36,7 +36,7 @@ def steps_of(kind: str, rows: int) -> tuple[Callable[[], object], Callable[[], o
     if kind == "hashed":
         tables = {name: Hashed(dim=DIM, num_rows=rows // FEATURES) for name in names}
     features = [
-        Feature(
+        ResolvedFeature(
             name,
             FeatureConfig(table=name if kind == "hashed" else "one"),
             IdSpace(name, None),

@@ -22,7 +22,7 @@ from recemb.models.bpr import Negatives, PairSampler, Positives, bpr_losses, har
 from recemb.models.fast_rp import FastRP
 from recemb.models.pair_ranking import Evaluation, PairRanking
 from recemb.models.propagation import BipartiteGraph
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig
 
@@ -88,7 +88,7 @@ class CollaborativeFiltering(PairRanking):
         training: Training | None = None,
         evaluation: Evaluation | None = None,
         learning_rate: float = 0.001,
-        rows_optimizer: RowsOptimizer | None = None,
+        rows_optimizer: UpdateRule | None = None,
     ) -> None:
         super().__init__(schema, tables, features, evaluation, learning_rate, rows_optimizer)
         self.training_settings = training or Training()

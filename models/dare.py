@@ -29,7 +29,7 @@ from recemb.features import FeatureConfig
 from recemb.models.jagged_products import dots
 from recemb.models.long_history import Items, LongHistoryTask, Network, time_vectors
 from recemb.models.two_stages import export_stages
-from recemb.rows.optimizers import AnyRowsOptimizer
+from recemb.rows.optimizers import AnyUpdateRule
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig
 from recemb.tables.registry import AnyTable
@@ -87,7 +87,7 @@ class DARE(DotAttention):
         seconds: str | None = None,
         network: Network | None = None,
         learning_rate: float = 0.001,
-        rows_optimizer: AnyRowsOptimizer | None = None,
+        rows_optimizer: AnyUpdateRule | None = None,
     ) -> None:
         copied = features_of_items(features, history, schema)
         every: dict[str, TableConfig] = {**attention_tables(tables, features, copied), **tables}
@@ -151,7 +151,7 @@ class TWIN(DotAttention):
         network: Network | None = None,
         projected: bool = False,
         learning_rate: float = 0.001,
-        rows_optimizer: AnyRowsOptimizer | None = None,
+        rows_optimizer: AnyUpdateRule | None = None,
     ) -> None:
         super().__init__(
             schema, tables, features, history, seconds, network, learning_rate, rows_optimizer

@@ -28,7 +28,7 @@ from recemb.models.feature_task import FeatureTask
 from recemb.models.layers import MLP, Activation
 from recemb.models.parallel_histories import common_lengths
 from recemb.models.regularization import Met, batch_aware_decay
-from recemb.rows.optimizers import AnyRowsOptimizer
+from recemb.rows.optimizers import AnyUpdateRule
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
 
@@ -81,7 +81,7 @@ class DIN(FeatureTask):
         history: dict[str, str] | None = None,
         network: Network | None = None,
         learning_rate: float = 0.001,
-        rows_optimizer: AnyRowsOptimizer | None = None,
+        rows_optimizer: AnyUpdateRule | None = None,
     ) -> None:
         super().__init__(schema, tables, features, learning_rate, rows_optimizer, history)
         self.history = history or {}

@@ -23,7 +23,7 @@ from recemb.features import FeatureConfig
 from recemb.jagged import Ids
 from recemb.models.feature_task import FeatureTask, common_dim
 from recemb.models.layers import MLP, Activation, hidden_layers
-from recemb.rows.optimizers import AnyRowsOptimizer
+from recemb.rows.optimizers import AnyUpdateRule
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
 
@@ -86,7 +86,7 @@ class DLRM(FeatureTask):
         features: dict[str, FeatureConfig],
         network: Network | None = None,
         learning_rate: float = 0.001,
-        rows_optimizer: AnyRowsOptimizer | None = None,
+        rows_optimizer: AnyUpdateRule | None = None,
     ) -> None:
         super().__init__(schema, tables, features, learning_rate, rows_optimizer)
         self.network = network or Network()

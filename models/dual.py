@@ -23,7 +23,7 @@ from recemb.models.catalogue_ranking import metric_names
 from recemb.models.pair_ranking import Evaluation, PairRanking
 from recemb.models.skip_gram import Noise, SkipGram, skip_gram_losses
 from recemb.monitor import Monitor
-from recemb.rows.optimizers import AnyRowsOptimizer
+from recemb.rows.optimizers import AnyUpdateRule
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
 
@@ -71,7 +71,7 @@ class Dual(PairRanking):
         skip_gram: SkipGram | None = None,
         evaluation: Evaluation | None = None,
         learning_rate: float = 0.001,
-        rows_optimizer: AnyRowsOptimizer | None = None,
+        rows_optimizer: AnyUpdateRule | None = None,
     ) -> None:
         evaluation = evaluation or Evaluation(cutoffs=[10], monitor="recall@10")
         super().__init__(schema, tables, features, evaluation, learning_rate, rows_optimizer)

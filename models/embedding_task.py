@@ -1,7 +1,7 @@
 """Embedding task: what every model over the engine does in training, in Lightning's terms.
 
-The tables' rows have an optimizer of their own, which no trainer knows: here it is stepped, saved
-and restored beside the dense one.
+The tables' rows have an optimizer of their own, which :class:`recemb.optim.RowsOptimizer` puts
+beside the dense one, so that a trainer sees one optimizer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,12 @@ from recemb import processes
 from recemb.data.batch import Batch
 from recemb.divergence import diverged, not_finite
 from recemb.embeddings import Embeddings
-from recemb.errors import RecembError
-from recemb.features import Feature
+from recemb.errors import NotFiniteError, RecembError
+from recemb.features import ResolvedFeature
 from recemb.monitor import AUC, Monitor
+from recemb.optim import RowsOptimizer, dense_parameters
 from recemb.rows.choice import new_store
-from recemb.rows.optimizers import Adam, RowsOptimizer
+from recemb.rows.optimizers import Adam, UpdateRule
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig
 from recemb.trainer_settings import check_trainer
@@ -53,9 +54,9 @@ class EmbeddingTask(LightningModule):
         self,
         schema: Schema,
         tables: Mapping[str, TableConfig],
-        features: Sequence[Feature],
+        features: Sequence[ResolvedFeature],
         learning_rate: float = 0.001,
-        rows_optimizer: RowsOptimizer | None = None,
+        rows_optimizer: UpdateRule | None = None,
     ) -> None:
         super().__init__()
         if not learning_rate > 0:
@@ -71,9 +72,9 @@ class EmbeddingTask(LightningModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Refuse a trainer's settings that would pass by the rows, before training."""
+        """Refuse a trainer's settings that rows cannot have, before training."""
         if stage == "fit":
-            check_trainer(self.trainer)
+            check_trainer(self.trainer, is_sharded=not self.embeddings.rows.has_buffers)
 
     def is_logged(self) -> bool:
         """Return whether loggers get this step's loss: a message for each would cost too much."""
@@ -136,21 +137,21 @@ class EmbeddingTask(LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Step the dense optimizer, whose closure runs the backward pass, then the tables."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        """Step, and say where training was if a row would become a number that it cannot be."""
         try:
-            self.embeddings.step(optimizer_closure)
-        except RecembError as error:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        except NotFiniteError as error:
             # What the rows say ends with their own advice.
             raise diverged(self.trainer, str(error), self.global_step, advice="") from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the state of the rows' optimizer, which the trainer does not know of.
+        """Save the state of rows under a name of its own, where checkpoints have had it always.
 
         Rows that are no buffers are saved with theirs, in files of their own.
         """
-        if self.embeddings.rows.has_buffers:
-            checkpoint["rows_optimizer"] = self.embeddings.rows.optimizer_state()
+        for state in checkpoint.get("optimizer_states", []):
+            if "rows" in state:
+                checkpoint["rows_optimizer"] = state.pop("rows")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the state of the rows' optimizer, where it is not in files of its own.
@@ -159,7 +160,8 @@ class EmbeddingTask(LightningModule):
             RecembError: If it is nowhere.
         """
         if "rows_optimizer" in checkpoint:
-            self.embeddings.rows.load_optimizer_state(checkpoint["rows_optimizer"])
+            for state in checkpoint.get("optimizer_states", []):
+                state["rows"] = checkpoint["rows_optimizer"]
         elif checkpoint["recemb"].get("rows") is None:
             raise RecembError(
                 "the checkpoint has no state of the rows' optimizer, so that training cannot go on "
@@ -167,9 +169,8 @@ class EmbeddingTask(LightningModule):
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam over everything but the rows, which have an optimizer of their own."""
-        rows = {id(parameter) for parameter in self.embeddings.rows.parameters()}
-        dense = [parameter for parameter in self.parameters() if id(parameter) not in rows]
-        # A model of rows alone has none; an optimizer, by which steps are counted, must have one.
+        """Return an optimizer of the rows, and within it Adam over everything else."""
+        # A model of rows alone has nothing else; an optimizer must have something.
         nothing = nn.Parameter(torch.empty(0, device=self.device))
-        return torch.optim.Adam(dense or [nothing], lr=self.learning_rate)
+        dense = torch.optim.Adam(dense_parameters(self) or [nothing], lr=self.learning_rate)
+        return RowsOptimizer(self.embeddings, dense)

@@ -16,7 +16,7 @@ from recemb.errors import RecembError
 from recemb.features import FeatureConfig
 from recemb.jagged import Ids
 from recemb.models.task import RankingTask
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig
 
@@ -49,7 +49,7 @@ class FeatureTask(RankingTask):
         tables: Mapping[str, TableConfig],
         features: Mapping[str, FeatureConfig],
         learning_rate: float = 0.001,
-        rows_optimizer: RowsOptimizer | None = None,
+        rows_optimizer: UpdateRule | None = None,
         histories: Mapping[str, str] | None = None,
         copies: Mapping[str, str] | None = None,
     ) -> None:

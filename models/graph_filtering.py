@@ -22,7 +22,7 @@ from recemb.models.collaborative_filtering import (
 )
 from recemb.models.pair_ranking import Evaluation
 from recemb.models.propagation import BipartiteGraph, Layer, Neighbourhood
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig
 
@@ -79,7 +79,7 @@ class GraphFiltering(CollaborativeFiltering):
         training: Training | None = None,
         evaluation: Evaluation | None = None,
         learning_rate: float = 0.001,
-        rows_optimizer: RowsOptimizer | None = None,
+        rows_optimizer: UpdateRule | None = None,
     ) -> None:
         super().__init__(
             schema, tables, features, training, evaluation, learning_rate, rows_optimizer

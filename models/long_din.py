@@ -21,7 +21,7 @@ from recemb.jagged import Jagged, to_padded
 from recemb.models.attention import TargetAttention
 from recemb.models.layers import Activation
 from recemb.models.long_history import Items, LongHistoryTask, Network
-from recemb.rows.optimizers import AnyRowsOptimizer
+from recemb.rows.optimizers import AnyUpdateRule
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
 
@@ -56,7 +56,7 @@ class LongDIN(LongHistoryTask):
         attention_hidden: list[int] | None = None,
         attention_activation: Activation = "dice",
         learning_rate: float = 0.001,
-        rows_optimizer: AnyRowsOptimizer | None = None,
+        rows_optimizer: AnyUpdateRule | None = None,
     ) -> None:
         super().__init__(
             schema,

@@ -26,7 +26,7 @@ from recemb.models.feature_task import FeatureTask
 from recemb.models.jagged_products import Places, sums
 from recemb.models.layers import MLP, Activation, averages_kept
 from recemb.models.parallel_histories import common_lengths
-from recemb.rows.optimizers import AnyRowsOptimizer
+from recemb.rows.optimizers import AnyUpdateRule
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig
 
@@ -149,7 +149,7 @@ class LongHistoryTask(FeatureTask):
         seconds: str | None,
         network: Network | None,
         learning_rate: float,
-        rows_optimizer: AnyRowsOptimizer | None,
+        rows_optimizer: AnyUpdateRule | None,
         copies: Mapping[str, str] | None = None,
         is_crossed: bool = True,
         is_searched: bool = True,

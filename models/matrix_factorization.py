@@ -20,7 +20,7 @@ from recemb.features import FeatureConfig
 from recemb.jagged import Ids
 from recemb.models.feature_task import FeatureTask, common_dim
 from recemb.models.objective import Ratings
-from recemb.rows.optimizers import AnyRowsOptimizer
+from recemb.rows.optimizers import AnyUpdateRule
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
 
@@ -53,7 +53,7 @@ class MatrixFactorization(FeatureTask):
         offset: float = 0.0,
         dropout: float = 0.0,
         learning_rate: float = 0.001,
-        rows_optimizer: AnyRowsOptimizer | None = None,
+        rows_optimizer: AnyUpdateRule | None = None,
     ) -> None:
         super().__init__(schema, tables, features, learning_rate, rows_optimizer)
         name = "MatrixFactorization"

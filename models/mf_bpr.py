@@ -17,7 +17,7 @@ from recemb.models.collaborative_filtering import (
     Training,
 )
 from recemb.models.pair_ranking import Evaluation
-from recemb.rows.optimizers import AnyRowsOptimizer
+from recemb.rows.optimizers import AnyUpdateRule
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
 
@@ -43,7 +43,7 @@ class MatrixFactorizationBPR(CollaborativeFiltering):
         training: Training | None = None,
         evaluation: Evaluation | None = None,
         learning_rate: float = 0.001,
-        rows_optimizer: AnyRowsOptimizer | None = None,
+        rows_optimizer: AnyUpdateRule | None = None,
     ) -> None:
         super().__init__(
             schema, tables, features, training, evaluation, learning_rate, rows_optimizer

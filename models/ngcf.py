@@ -22,7 +22,7 @@ from recemb.models.collaborative_filtering import Training
 from recemb.models.graph_filtering import GraphFiltering, Propagation
 from recemb.models.pair_ranking import Evaluation
 from recemb.models.propagation import Layer
-from recemb.rows.optimizers import AnyRowsOptimizer
+from recemb.rows.optimizers import AnyUpdateRule
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
 
@@ -53,7 +53,7 @@ class NGCF(GraphFiltering):
         training: Training | None = None,
         evaluation: Evaluation | None = None,
         learning_rate: float = 0.001,
-        rows_optimizer: AnyRowsOptimizer | None = None,
+        rows_optimizer: AnyUpdateRule | None = None,
     ) -> None:
         super().__init__(
             schema,

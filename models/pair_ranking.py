@@ -30,7 +30,7 @@ from recemb.models.catalogue_ranking import (
 from recemb.models.embedding_task import STAGES, EmbeddingTask
 from recemb.models.feature_task import common_dim
 from recemb.monitor import Monitor
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
 from recemb.schema import Attribute, Schema
 from recemb.tables.kind import TableConfig
 
@@ -112,7 +112,7 @@ class PairRanking(EmbeddingTask):
         features: Mapping[str, FeatureConfig],
         evaluation: Evaluation | None = None,
         learning_rate: float = 0.001,
-        rows_optimizer: RowsOptimizer | None = None,
+        rows_optimizer: UpdateRule | None = None,
     ) -> None:
         name = type(self).__name__
         self.check_data(name, schema, features)

@@ -42,7 +42,7 @@ from recemb.models.session_features import HISTORY, ITEM, OUTPUT, resolve_item
 from recemb.models.session_settings import Codebook, Evaluation, Network, Objective
 from recemb.models.transformer import CausalTransformer
 from recemb.monitor import Monitor
-from recemb.rows.optimizers import AnyRowsOptimizer
+from recemb.rows.optimizers import AnyUpdateRule
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
 
@@ -91,7 +91,7 @@ class SessionTransformer(EmbeddingTask):
         codebook: Codebook | None = None,
         evaluation: Evaluation | None = None,
         learning_rate: float = 0.001,
-        rows_optimizer: AnyRowsOptimizer | None = None,
+        rows_optimizer: AnyUpdateRule | None = None,
     ) -> None:
         resolved = resolve_item(schema, tables, features, output)
         super().__init__(schema, tables, resolved, learning_rate, rows_optimizer)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from recemb.errors import RecembError
-from recemb.features import Feature, FeatureConfig, resolve_features
+from recemb.features import FeatureConfig, ResolvedFeature, resolve_features
 from recemb.schema import Schema
 from recemb.tables.registry import AnyTable
 
@@ -19,7 +19,7 @@ def resolve_item(
     tables: Mapping[str, AnyTable],
     features: Mapping[str, FeatureConfig],
     output: str | None,
-) -> list[Feature]:
+) -> list[ResolvedFeature]:
     """Return the features of items, and that of the output table.
 
     Args:

@@ -12,7 +12,7 @@ from recemb.features import FeatureConfig, resolve_features
 from recemb.jagged import Ids, KeyedIds, split_keyed
 from recemb.models.embedding_task import STAGES, EmbeddingTask
 from recemb.models.objective import Clicks, Objective
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
 from recemb.schema import Schema
 from recemb.tables.kind import TableConfig
 
@@ -43,7 +43,7 @@ class RankingTask(EmbeddingTask):
         tables: Mapping[str, TableConfig],
         features: Mapping[str, FeatureConfig],
         learning_rate: float = 0.001,
-        rows_optimizer: RowsOptimizer | None = None,
+        rows_optimizer: UpdateRule | None = None,
         histories: Mapping[str, str] | None = None,
         copies: Mapping[str, str] | None = None,
     ) -> None:

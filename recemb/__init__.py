@@ -5,9 +5,11 @@ ids --encode--> row numbers --gather--> row vectors --compose--> one vector per 
 
 from pathlib import Path
 
+from recemb import optim
+from recemb.collection import EmbeddingCollection, Feature
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
-from recemb.features import Feature, FeatureConfig, resolve_features
+from recemb.features import FeatureConfig, ResolvedFeature, resolve_features
 from recemb.jagged import Jagged, KeyedJagged
 from recemb.physical import PhysicalTable
 from recemb.rows.local import LocalRowsStore
@@ -16,7 +18,7 @@ from recemb.tables.full import Full
 from recemb.tables.hashed import Hashed
 from recemb.tables.kind import IdSpace, TableConfig
 from recemb.tables.unified import Unified
-from recemb.vocabulary import Vocabulary, VocabularyConfig
+from recemb.vocabulary import Vocabulary, VocabularyConfig, count_vocabulary, raw_ids
 
 _engine = Path(__file__).parent
 if not (_engine / "models").exists():
@@ -24,6 +26,7 @@ if not (_engine / "models").exists():
     __path__.append(str(_engine.parent))
 
 __all__ = [
+    "EmbeddingCollection",
     "Embeddings",
     "Feature",
     "FeatureConfig",
@@ -35,10 +38,14 @@ __all__ = [
     "LocalRowsStore",
     "PhysicalTable",
     "RecembError",
+    "ResolvedFeature",
     "Schema",
     "TableConfig",
     "Unified",
     "Vocabulary",
     "VocabularyConfig",
+    "count_vocabulary",
+    "optim",
+    "raw_ids",
     "resolve_features",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recemb.errors import RecembError
+from recemb.features import ResolvedFeature
 from recemb.jagged import Ids, Jagged
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -68,6 +69,32 @@ def _check_sizes(name: str, bags: Jagged) -> None:
             f"feature {name!r}: its bags must have as many ids as their sizes say, "
             f"{int(lengths_B.sum())}, got {len(bags.values)}"
         )
+
+
+def check_weights(
+    weights: Mapping[str, Tensor], ids: Mapping[str, Ids], features: Mapping[str, ResolvedFeature]
+) -> None:
+    """Raise a :class:`RecembError` if weights are not one for each id of their features.
+
+    Args:
+        weights: By feature.
+        ids: By feature.
+        features: By name.
+    """
+    for name, own in weights.items():
+        where = f"feature {name!r}: weights"
+        if name not in features:
+            raise RecembError(f"{where} are given, but there is no such feature; leave them out")
+        asked = ids[name]
+        values = asked.values if isinstance(asked, Jagged) else asked
+        fits = isinstance(own, Tensor) and own.is_floating_point() and own.shape == values.shape
+        if not fits or own.device != values.device:
+            raise RecembError(
+                f"{where} must be a tensor of floating point with one for each of its "
+                f"{len(values)} ids, where they are, got {_said(own)}"
+            )
+        if features[name].is_list and features[name].config.pooling == "max":
+            raise RecembError(f"{where} have no meaning where the pooling is max; leave them out")
 
 
 def _said(asked: object) -> str:

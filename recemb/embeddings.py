@@ -16,11 +16,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from recemb.asked import check_weights
 from recemb.errors import RecembError
 from recemb.feature_group import FeatureGroup, Member
-from recemb.features import Feature, check_features
+from recemb.features import ResolvedFeature, check_features
 from recemb.jagged import Ids, Vectors, sizes_of
 from recemb.physical import PhysicalTable
+from recemb.rows.optimizers import UpdateRule
 from recemb.rows.store import RowsStore
 from recemb.tables.kind import Handover, IdSpace, TableConfig, TableContent, TableFeature
 
@@ -40,9 +42,8 @@ class Embeddings(nn.Module):
     (``requires_grad_(False)``) or read under ``no_grad``. What the mode decides is what a kind does
     in training alone: admitting ids (dynamic), drawing widths (thresholded), adding to the loss.
 
-    No optimizer of torch knows the rows. So a plain loop must not scale its loss
-    (``torch.amp.GradScaler``; bf16 autocast needs none), and ``torch.nn.utils.clip_grad_norm_``
-    passes by the rows. Batches are accumulated by calling :meth:`step` after the last of them.
+    Rows are stepped by a :class:`recemb.optim.RowsOptimizer`, or by :meth:`step` after each batch,
+    or after the last of those that are accumulated.
 
     Raises:
         RecembError: If settings are out of range, if features and tables do not fit, or if two
@@ -59,7 +60,7 @@ class Embeddings(nn.Module):
     def __init__(
         self,
         tables: Mapping[str, TableConfig],
-        features: Sequence[Feature],
+        features: Sequence[ResolvedFeature],
         make_store: StoreFactory,
     ) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class Embeddings(nn.Module):
         members: dict[Hashable, list[Member]] = {}
         for feature in features:
             member = self._member(feature, parts[feature.config.table])
-            forms = tuple(part.form for part in member.feature.parts)
+            forms = tuple(self.rows.storage_key(name) for name in member.physical)
             members.setdefault((type(member.feature.config), forms), []).append(member)
         self.groups = nn.ModuleList(FeatureGroup(group) for group in members.values())
 
@@ -128,7 +129,7 @@ class Embeddings(nn.Module):
                     reads += asked * config.reads_per_id(part, feature.config.lookups)
         return reads
 
-    def _member(self, feature: Feature, parts: Mapping[str, PhysicalTable]) -> "Member":
+    def _member(self, feature: ResolvedFeature, parts: Mapping[str, PhysicalTable]) -> "Member":
         table = feature.config.table
         config, spaces = self.tables[table], self.spaces[table]
         read = config.parts_of(feature.space)
@@ -304,13 +305,19 @@ class Embeddings(nn.Module):
         group = next(one for one in self._groups() if feature in one.names)
         return group.rows_read(feature, ids_N, self.rows)
 
-    def forward(self, ids: Mapping[str, Ids]) -> dict[str, Vectors]:
+    # A compiler would record lookups of one batch's sizes, again and again; it goes on behind them.
+    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+    def forward(
+        self, ids: Mapping[str, Ids], weights: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Vectors]:
         """Return the vectors of each feature.
 
         Args:
             ids: For each feature its ids: a tensor where a sample has one id, a
                 :class:`~recemb.jagged.Jagged` where it has a bag. The number of samples may differ
                 between features.
+            weights: By feature, a number for each of its ids, (N,) float: vectors are multiplied
+                by them, and a mean is divided by their sum.
 
         Returns:
             Per feature (B, D), pooled; or a ``Jagged`` of vectors where its pooling is ``none``.
@@ -333,10 +340,21 @@ class Embeddings(nn.Module):
                 f"feature {extra!r}: there is none, but ids of it; leave them out, or name it "
                 f"among the features {sorted(self.dims)}"
             )
+        if weights:
+            check_weights(weights, ids, {one.name: one for one in self.features})
         vectors: dict[str, Vectors] = {}
         for group in self.groups:
-            vectors.update(group(ids, self.rows))
+            vectors.update(group(ids, self.rows, weights or {}))
         return vectors
+
+    @property
+    def rules(self) -> dict[str, UpdateRule]:
+        """How the rows of each table change; of those that have rows."""
+        return {
+            table: self.rows.rules[next(iter(parts.values()))]
+            for table, parts in self.physical_of.items()
+            if parts
+        }
 
 
 def embeddings_of(model: nn.Module) -> Embeddings:
@@ -355,12 +373,12 @@ def _key(table: str) -> str:
     return f"table_{table.replace('.', '|')}"
 
 
-def _spaces(table: str, features: Sequence[Feature]) -> list[IdSpace]:
+def _spaces(table: str, features: Sequence[ResolvedFeature]) -> list[IdSpace]:
     readers = [feature.space for feature in features if feature.config.table == table]
     return list({space.name: space for space in readers}.values())
 
 
-def _lookups(table: str, features: Sequence[Feature]) -> int:
+def _lookups(table: str, features: Sequence[ResolvedFeature]) -> int:
     """Return the most lookups of a table's features; behind a projection all have as many."""
     return max(one.config.lookups for one in features if one.config.table == table)
 
@@ -386,7 +404,7 @@ def _check_names(physical_of: Mapping[str, Mapping[str, str]]) -> None:
                 )
 
 
-def _projection(table: str, config: TableConfig, features: Sequence[Feature]) -> nn.Linear:
+def _projection(table: str, config: TableConfig, features: Sequence[ResolvedFeature]) -> nn.Linear:
     """Return the learned matrix that a table's vectors go through."""
     lookups = {feature.config.lookups for feature in features if feature.config.table == table}
     if len(lookups) > 1:

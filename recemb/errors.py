@@ -6,3 +6,7 @@ class RecembError(ValueError):
 
     Everything else that escapes is a fault of the software and keeps its trace.
     """
+
+
+class NotFiniteError(RecembError):
+    """A step of rows that was not made, because a row would have become a number it cannot be."""

@@ -59,7 +59,9 @@ class FeatureGroup(nn.Module):
         self.register_buffer("last_of_block", last, persistent=False)
         self.last_of_block: Tensor
 
-    def forward(self, ids: Mapping[str, Ids], rows: RowsStore) -> dict[str, Vectors]:
+    def forward(
+        self, ids: Mapping[str, Ids], rows: RowsStore, weights: Mapping[str, Tensor]
+    ) -> dict[str, Vectors]:
         """Return the vectors of each of the group's features.
 
         Raises:
@@ -107,7 +109,7 @@ class FeatureGroup(nn.Module):
             vectors_ND = self._compose(block, own, parts)
             if place is not None:
                 vectors_ND = vectors_ND.index_select(0, place)
-            vectors.update(_cut_by_feature(block, vectors_ND, ids))
+            vectors.update(_cut_by_feature(block, vectors_ND, ids, weights))
         return vectors
 
     def rows_read(self, feature: str, ids_N: Tensor, rows: RowsStore) -> dict[str, Tensor]:
@@ -156,12 +158,18 @@ class FeatureGroup(nn.Module):
 
 
 def _cut_by_feature(
-    block: list[Member], vectors_ND: Tensor, ids: Mapping[str, Ids]
+    block: list[Member],
+    vectors_ND: Tensor,
+    ids: Mapping[str, Ids],
+    weights: Mapping[str, Tensor],
 ) -> dict[str, Vectors]:
     """Pool a block's bags and return what each feature gets."""
     first = block[0]
     names = [member.feature.name for member in block]
     asked = [ids[name] for name in names]
+    weights_N = _weights(names, asked, weights)
+    if weights_N is not None and first.form != "mean":
+        vectors_ND = vectors_ND * weights_N.unsqueeze(1)
     if first.form == "one":
         tensors = [cast(Tensor, one) for one in asked]
         return dict(zip(names, split_rows(vectors_ND, sizes_of(tensors)), strict=True))
@@ -173,6 +181,20 @@ def _cut_by_feature(
             for name, values, bag in zip(names, cut, bags, strict=True)
         }
     lengths = torch.cat([bag.lengths for bag in bags])
-    pooled = pool(Jagged(vectors_ND, lengths), cast(Pooling, first.form))
+    pooled = pool(Jagged(vectors_ND, lengths), cast(Pooling, first.form), weights_N)
     sizes = sizes_of([bag.lengths for bag in bags])
     return dict(zip(names, split_rows(pooled, sizes), strict=True))
+
+
+def _weights(
+    names: Sequence[str], asked: Sequence[Ids], weights: Mapping[str, Tensor]
+) -> Tensor | None:
+    """Return the weights of a block's ids, 1 where a feature has none; None where none has."""
+    if not any(name in weights for name in names):
+        return None
+    parts = []
+    for name, ids in zip(names, asked, strict=True):
+        values = ids.values if isinstance(ids, Jagged) else ids
+        ones = torch.ones(len(values), device=values.device)
+        parts.append(weights.get(name, ones).to(torch.float32))
+    return torch.cat(parts)

@@ -25,7 +25,7 @@ class FeatureConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Feature:
+class ResolvedFeature:
     """One feature, resolved against the data: what :class:`recemb.embeddings.Embeddings` needs."""
 
     name: str
@@ -86,7 +86,7 @@ def _check_config(where: str, config: FeatureConfig, tables: Mapping[str, TableC
         )
 
 
-def check_features(features: Sequence[Feature], tables: Mapping[str, TableConfig]) -> None:
+def check_features(features: Sequence[ResolvedFeature], tables: Mapping[str, TableConfig]) -> None:
     """Raise a :class:`RecembError` if features do not fit the tables or one another.
 
     Checked are names, settings and id spaces: features of one space number the same ids, so they
@@ -99,8 +99,8 @@ def check_features(features: Sequence[Feature], tables: Mapping[str, TableConfig
     names: set[str] = set()
     spaces: dict[str, tuple[str, IdSpace]] = {}
     for feature in features:
-        if not isinstance(feature, Feature):
-            raise RecembError(f"features: each must be a Feature, got {feature!r}")
+        if not isinstance(feature, ResolvedFeature):
+            raise RecembError(f"features: each must be a ResolvedFeature, got {feature!r}")
         where = f"feature {feature.name!r}"
         if not isinstance(feature.name, str) or not feature.name:
             raise RecembError(f"{where}: a name must be a string of at least one letter")
@@ -145,7 +145,7 @@ def resolve_features(
     tables: Mapping[str, TableConfig],
     schema: Schema,
     histories: Mapping[str, str] | None = None,
-) -> list[Feature]:
+) -> list[ResolvedFeature]:
     """Return the features with their id spaces, checked against the tables and the data.
 
     Args:
@@ -176,7 +176,7 @@ def resolve_features(
             attribute = schema.attributes[name]
             ids[name] = attribute.mean_length * owners.get(attribute.owner, 0.0)
     return [
-        Feature(name, config, _id_space(name, schema), schema.is_list(name), ids[name])
+        ResolvedFeature(name, config, _id_space(name, schema), schema.is_list(name), ids[name])
         for name, config in features.items()
     ]
 

@@ -10,7 +10,9 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from recemb.errors import RecembError
-from recemb.rows.optimizers import RowsOptimizer
+
+RATES = ("lr", "step_lr")
+"""Of a parameter group."""
 
 
 class LearningRateDecay(Callback):
@@ -47,7 +49,6 @@ class LearningRateDecay(Callback):
             )
         self.final, self.begin = final, begin
         self._begun_with: dict[str, float] | None = None
-        self._rows_optimizer: RowsOptimizer | None = None
 
     def factor(self, share: float) -> float:
         """Return what rates are multiplied with after ``share`` of training, 0..1."""
@@ -72,9 +73,10 @@ class LearningRateDecay(Callback):
         }
         self._check_same(own, trainer.global_step)
         self._begun_with = own
-        self._rows_optimizer = _rows(pl_module).optimizer
         for group in trainer.optimizers[0].param_groups:
-            group.setdefault("initial_lr", group["lr"])  # a checkpoint has it already
+            for name in RATES:
+                if name in group:
+                    group.setdefault(f"initial_{name}", group[name])  # a checkpoint may have it
 
     def _check_same(self, own: dict[str, float], step: int) -> None:
         before = self._begun_with
@@ -110,11 +112,7 @@ class LearningRateDecay(Callback):
     ) -> None:
         """Set the rates of the step that comes."""
         factor = self.factor(trainer.global_step / trainer.estimated_stepping_batches)
-        assert self._rows_optimizer is not None
-        _rows(pl_module).optimizer = self._rows_optimizer.scaled(factor)
         for group in trainer.optimizers[0].param_groups:
-            group["lr"] = group["initial_lr"] * factor
-
-
-def _rows(model: Any) -> Any:
-    return model.embeddings.rows
+            for name in RATES:
+                if name in group:
+                    group[name] = group[f"initial_{name}"] * factor

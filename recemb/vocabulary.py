@@ -9,7 +9,7 @@ users and items as the user's files did.
 Shapes: V known values, N values looked up.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import polars as pl
@@ -142,6 +142,10 @@ class Vocabulary:
         zero = torch.zeros_like(values_N)
         return self.num_known + rows_of(values_N, zero, zero + self.config.num_unknown)
 
+    def to(self, device: torch.device) -> "Vocabulary":
+        """Return the vocabulary with what it looks up on a device."""
+        return replace(self, keys_V=self.keys_V.to(device), index_V=self.index_V.to(device))
+
     def state(self) -> dict[str, object]:
         """Return everything as plain values and tensors, safe to load without running code."""
         return {
@@ -218,6 +222,65 @@ def build_vocabulary(name: str, counts: pl.DataFrame, config: VocabularyConfig) 
         is_text=is_text,
         strings=Strings.of(ranked["value"]) if is_text and config.keep_strings else None,
     )
+
+
+def count_vocabulary(
+    values: Any, config: VocabularyConfig | None = None, name: str = "ids"
+) -> Vocabulary:
+    """Return the vocabulary of the values of a column.
+
+    Args:
+        values: Of training: integers or strings, as a polars or pandas column, a numpy array or a
+            list. Nulls count for nothing.
+        config: Minimum count and the treatment of unknown values.
+        name: What errors call the values.
+
+    Raises:
+        RecembError: If they are neither integers nor strings; and as :func:`build_vocabulary` does.
+
+    Example:
+        >>> drinks = count_vocabulary(["tea", "rum", "tea"])
+        >>> drinks.lookup(raw_ids(["rum", "tea", "milk"]))
+        tensor([1, 0, 2])
+    """
+    column = _column(name, values).drop_nulls()
+    counts = column.to_frame("value").group_by("value").len("count")
+    return build_vocabulary(name, counts, config or VocabularyConfig())
+
+
+def raw_ids(values: Any) -> Tensor:
+    """Return values as the int64 ids that vocabularies and hashing kinds take: (N,).
+
+    Integers are ids as they are, strings by their 64-bit hash (:mod:`recemb.hashing`).
+
+    Args:
+        values: Integers or strings, as a polars or pandas column, a numpy array or a list.
+
+    Raises:
+        RecembError: If they are neither, or some are missing.
+
+    Example:
+        >>> raw_ids([3, 5])
+        tensor([3, 5])
+    """
+    column = _column("ids", values)
+    if column.null_count():
+        raise RecembError("ids: none may be missing, got nulls; fill or drop them")
+    return _tensor(hash_strings(column) if column.dtype == pl.String else column)
+
+
+def _column(name: str, values: Any) -> pl.Series:
+    """Return integers or strings as a column of int64 or strings."""
+    column = pl.Series(name, values)
+    if column.dtype in (pl.Categorical, pl.Enum):
+        column = column.cast(pl.String)
+    if column.dtype != pl.String and not column.dtype.is_integer():
+        raise RecembError(
+            f"{name}: values must be integers or strings, got type {column.dtype}; cast them"
+        )
+    if column.dtype == pl.UInt64 and bool((column > 2**63 - 1).any()):
+        raise RecembError(f"{name}: integers must be below 2^63; cast them to strings")
+    return column if column.dtype == pl.String else column.cast(pl.Int64)
 
 
 def _tensor(column: pl.Series) -> Tensor:

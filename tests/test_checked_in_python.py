@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from recemb import Embeddings, Feature, FeatureConfig, Full, IdSpace, LocalRowsStore, Unified
+from recemb import (
+    Embeddings,
+    FeatureConfig,
+    Full,
+    IdSpace,
+    LocalRowsStore,
+    ResolvedFeature,
+    Unified,
+)
 from recemb.errors import RecembError
 from recemb.jagged import Jagged
 from recemb.rows.optimizers import SGD
@@ -22,7 +30,7 @@ def built(tables: Any, features: Any) -> Embeddings:
 
 
 def x(name: str = "x", space: Any = TEN, is_list: bool = False, **config: Any) -> Any:
-    return Feature(name, FeatureConfig(**{"table": "a", **config}), space, is_list)
+    return ResolvedFeature(name, FeatureConfig(**{"table": "a", **config}), space, is_list)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +72,7 @@ def x(name: str = "x", space: Any = TEN, is_list: bool = False, **config: Any) -
         ),
         (ONE, [x(pooling="avg")], r"^feature 'x': pooling must be .*, got 'avg'$"),
         (ONE, [], r"^features: there must be at least one, got none$"),
-        (ONE, ["x"], r"^features: each must be a Feature, got 'x'$"),
+        (ONE, ["x"], r"^features: each must be a ResolvedFeature, got 'x'$"),
         (ONE, [x(space="s")], r"^feature 'x': it must have an IdSpace, got 's'$"),
         (ONE, [x(space=IdSpace("s", 0))], r"^feature 'x': id space 's' must have at least 1 id"),
         (ONE, [x(space=IdSpace("s", -5))], r"^feature 'x': .* at least 1 id .*, got -5$"),

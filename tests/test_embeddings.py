@@ -10,7 +10,7 @@ import torch
 
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
-from recemb.features import Feature, FeatureConfig, resolve_features
+from recemb.features import FeatureConfig, ResolvedFeature, resolve_features
 from recemb.jagged import Ids, Jagged, Vectors
 from recemb.schema import Attribute, Column, Schema
 from recemb.tables.compositional import Compositional
@@ -315,7 +315,7 @@ def schema() -> Schema:
 
 def _resolve(
     schema: Schema, features: Mapping[str, FeatureConfig], tables: Mapping[str, TableConfig]
-) -> list[Feature]:
+) -> list[ResolvedFeature]:
     return resolve_features(features, tables, schema)
 
 
@@ -398,12 +398,12 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 import torch
 import recemb.embeddings, recemb.rows.local, recemb.rows.optimizers, recemb.tables.full
-from recemb.features import Feature, FeatureConfig
+from recemb.features import ResolvedFeature, FeatureConfig
 from recemb.tables.kind import IdSpace
 
 module = recemb.embeddings.Embeddings(
     {"ads": recemb.tables.full.Full(dim=2)},
-    [Feature("item", FeatureConfig(table="ads"), IdSpace("item", 3), False)],
+    [ResolvedFeature("item", FeatureConfig(table="ads"), IdSpace("item", 3), False)],
     lambda physical: recemb.rows.local.LocalRowsStore(
         physical, recemb.rows.optimizers.SGD(learning_rate=1.0)
     ),

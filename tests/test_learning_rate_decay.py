@@ -9,11 +9,10 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from recemb import EmbeddingCollection, Feature, Full
 from recemb.errors import RecembError
 from recemb.learning_rate_decay import LearningRateDecay
-from recemb.physical import PhysicalTable
-from recemb.rows.local import LocalRowsStore
-from recemb.rows.optimizers import Adagrad
+from recemb.optim import Adagrad, RowsOptimizer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*logging interval"
@@ -25,9 +24,9 @@ class Recording(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embeddings = nn.Module()
-        self.embeddings.rows = LocalRowsStore(
-            {"a": PhysicalTable(num_rows=2, dim=2, initializer=nn.init.zeros_)},
+        self.embeddings = EmbeddingCollection(
+            {"a": Full(dim=2)},
+            {"a": Feature(table="a", num_ids=2)},
             Adagrad(learning_rate=0.1, step_learning_rate=0.001, eps=1e-4),
         )
         self.weight = nn.Parameter(torch.zeros(1))
@@ -36,15 +35,15 @@ class Recording(LightningModule):
         self.other_rates: list[float] = []
 
     def training_step(self, batch: Tensor) -> Tensor:
-        rows = self.embeddings.rows.optimizer
-        assert rows.eps == 1e-4
-        self.rows_rates.append(rows.learning_rate)
-        self.step_rates.append(rows.step_learning_rate)
+        (rows,) = self.trainer.optimizers[0].rows_groups
+        assert rows["eps"] == 1e-4
+        self.rows_rates.append(rows["lr"])
+        self.step_rates.append(rows["step_lr"])
         self.other_rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
         return (self.weight * batch.sum()).sum()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam([self.weight], lr=0.02)
+        return RowsOptimizer(self.embeddings, torch.optim.Adam([self.weight], lr=0.02))
 
 
 def fit(folder: Path, decay: LearningRateDecay, path: Path | None = None, **limits) -> Recording:

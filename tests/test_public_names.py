@@ -5,9 +5,10 @@ from recemb.command_line.main import USAGE
 from recemb.tables.registry import KINDS
 
 NAMES = {
-    "Embeddings", "Feature", "FeatureConfig", "Full", "Hashed", "IdSpace", "Jagged", "KeyedJagged",
-    "LocalRowsStore", "PhysicalTable", "RecembError", "Schema", "TableConfig", "Unified",
-    "Vocabulary", "VocabularyConfig", "resolve_features",
+    "EmbeddingCollection", "Embeddings", "Feature", "FeatureConfig", "Full", "Hashed", "IdSpace",
+    "Jagged", "KeyedJagged", "LocalRowsStore", "PhysicalTable", "RecembError", "ResolvedFeature",
+    "Schema", "TableConfig", "Unified", "Vocabulary", "VocabularyConfig", "count_vocabulary",
+    "optim", "raw_ids", "resolve_features",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from recemb.embeddings import Embeddings
 from recemb.features import FeatureConfig, resolve_features
 from recemb.physical import Precision
 from recemb.rows.local import LocalRowsStore
-from recemb.rows.optimizers import SGD, Adagrad, Adam, RowsOptimizer
+from recemb.rows.optimizers import SGD, Adagrad, Adam, UpdateRule
 from recemb.schema import Column, Schema
 from recemb.tables.registry import KINDS, table_config
 from recemb.vocabulary import Vocabulary, VocabularyConfig, build_vocabulary
@@ -53,7 +53,7 @@ def side(
     tables: Mapping[str, Mapping[str, Any]],
     data: Schema,
     reads: Mapping[str, str],
-    rule: RowsOptimizer | None = None,
+    rule: UpdateRule | None = None,
     seed: int = 1,
     lookups: int = 1,
 ) -> Side:

@@ -26,7 +26,7 @@ from recemb.memory import human_bytes
 from recemb.physical import PhysicalTable, zeros
 from recemb.rows.choice import stores_made_by
 from recemb.rows.local import LocalRowsStore
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
 from recemb.rows.planner import DoesNotFitError, loads_of, place
 from recemb.rows.remedies import remedies
 from recemb.rows.store import RowsStore
@@ -50,7 +50,7 @@ class PlanningCLI(TrainingCLI):
 
     def __init__(self, arguments: list[str]) -> None:
         self.physical: dict[str, PhysicalTable] = {}
-        self.optimizer: RowsOptimizer | None = None
+        self.optimizer: UpdateRule | None = None
         super().__init__("plan", arguments)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -97,7 +97,12 @@ class PlanningCLI(TrainingCLI):
         self.datamodule = self.config_init["data"]
         self.model = self.config_init["model"]
 
-    def _record(self, physical: Mapping[str, PhysicalTable], optimizer: RowsOptimizer) -> RowsStore:
+    def _record(
+        self,
+        physical: Mapping[str, PhysicalTable],
+        optimizer: UpdateRule | Mapping[str, UpdateRule],
+    ) -> RowsStore:
+        assert not isinstance(optimizer, Mapping)  # a configuration has one for all tables
         self.physical, self.optimizer = dict(physical), optimizer
         ones = {n: replace(one, num_rows=1, initializer=zeros) for n, one in physical.items()}
         return LocalRowsStore(ones, optimizer)
@@ -176,7 +181,7 @@ def run(arguments: list[str]) -> None:
 
 def _planned(
     physical: Mapping[str, PhysicalTable],
-    optimizer: RowsOptimizer,
+    optimizer: UpdateRule,
     world: World,
     rates: Rates,
     model: torch.nn.Module,

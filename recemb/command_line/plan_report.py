@@ -14,7 +14,7 @@ from recemb.memory import human_bytes
 from recemb.physical import PhysicalTable
 from recemb.results import versions
 from recemb.rows.costs import PARTS
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
 from recemb.rows.placement import Placement
 from recemb.rows.world import World
 
@@ -44,7 +44,7 @@ class Plan:
 def table_report(
     placements: Mapping[str, Placement],
     physical: Mapping[str, PhysicalTable],
-    optimizer: RowsOptimizer,
+    optimizer: UpdateRule,
     embeddings: Embeddings,
 ) -> dict[str, dict[str, Any]]:
     """Return what is to be said of each physical table."""

@@ -180,7 +180,9 @@ class TrainingCLI(LightningCLI):
         """Read the checkpoint, if there is one, before anything is built."""
         given = self.config.trainer
         if self.verb == "fit":
-            check_settings(given.precision, given.gradient_clip_val, given.gradient_clip_algorithm)
+            clipping = given.gradient_clip_val, given.gradient_clip_algorithm
+            is_sharded = given.strategy == strategy.NAME
+            check_settings(given.precision, *clipping, is_sharded)
         self.plain: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         self.is_sharded = self.config.trainer.strategy == strategy.NAME
         if self.is_sharded:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from recemb import processes
 from recemb.checkpoint import load_module, read_checkpoint, save_sharded
+from recemb.optim import dense_parameters
 
 NAME = "torchrec"
 
@@ -33,7 +34,7 @@ class TorchRecStrategy(DDPStrategy):
         model = self.lightning_module
         assert model is not None
         with torch.no_grad():
-            for tensor in (*model.parameters(), *model.buffers()):
+            for tensor in (*dense_parameters(model), *model.buffers()):
                 if tensor.numel():
                     dist.broadcast(tensor, src=0)
 
@@ -59,7 +60,7 @@ class TorchRecStrategy(DDPStrategy):
         model = self.lightning_module
         if model is None or self.world_size == 1:
             return
-        parameters = [one for one in model.parameters() if one.requires_grad and one.numel()]
+        parameters = [one for one in dense_parameters(model) if one.requires_grad and one.numel()]
         for one in parameters:
             # One that a process's samples did not reach takes part too.
             if one.grad is None:

@@ -10,15 +10,19 @@ from contextvars import ContextVar
 
 from recemb.physical import PhysicalTable
 from recemb.rows.local import LocalRowsStore
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
 from recemb.rows.store import RowsStore
 
-MakeStore = Callable[[Mapping[str, PhysicalTable], RowsOptimizer], RowsStore]
+MakeStore = Callable[
+    [Mapping[str, PhysicalTable], UpdateRule | Mapping[str, UpdateRule]], RowsStore
+]
 
 _make: ContextVar[MakeStore] = ContextVar("rows store", default=LocalRowsStore)
 
 
-def new_store(physical: Mapping[str, PhysicalTable], optimizer: RowsOptimizer) -> RowsStore:
+def new_store(
+    physical: Mapping[str, PhysicalTable], optimizer: UpdateRule | Mapping[str, UpdateRule]
+) -> RowsStore:
     """Return a store of the kind that is in use; a :class:`LocalRowsStore` unless told."""
     return _make.get()(physical, optimizer)
 

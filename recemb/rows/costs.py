@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from recemb.physical import INTEGERS, PhysicalTable, Sharding
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
 from recemb.rows.world import World
 
 PARTS = ("rows", "state", "working", "gather", "exchange", "update")
@@ -62,7 +62,7 @@ class Cost:
     owner: Tensor
 
 
-def cost_of(table: PhysicalTable, how: Sharding, optimizer: RowsOptimizer, world: World) -> Cost:
+def cost_of(table: PhysicalTable, how: Sharding, optimizer: UpdateRule, world: World) -> Cost:
     """Return what a table costs if it lies so."""
     asked = table.reads * world.batch_size / world.size
     total = asked * world.size
@@ -127,7 +127,7 @@ def cost_of(table: PhysicalTable, how: Sharding, optimizer: RowsOptimizer, world
 def total_cost(
     physical: Mapping[str, PhysicalTable],
     placed: Mapping[str, tuple[Sharding, int]],
-    optimizer: RowsOptimizer,
+    optimizer: UpdateRule,
     world: World,
 ) -> Tensor:
     """Return what tables cost each process together: (6, W), by :data:`PARTS`.

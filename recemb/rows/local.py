@@ -10,20 +10,21 @@ Shapes: R rows of all tables of a form, D their width, T rows gathered, U <= T d
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from recemb.errors import RecembError
+from recemb.errors import NotFiniteError
 from recemb.jagged import is_tracing
 from recemb.physical import PhysicalTable
 from recemb.rows.draw import drawn_whole, new_seed
 from recemb.rows.flat import Flat, LearnedStepFlat, make_flat
-from recemb.rows.optimizers import RowsOptimizer, check_optimizer
-from recemb.rows.pending import Pending
+from recemb.rows.optimizers import SGD, UpdateRule, rules_of
+from recemb.rows.parameter import RowsParameter
+from recemb.rows.pending import Gradients, Pending, Reminder
 from recemb.rows.store import STATE, TABLE, RowsStore, check_entries
 
 
@@ -32,34 +33,26 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, anchor: nn.Parameter, block: "_Block", rows_T: Tensor, pending: Pending
+        ctx: Any, parameter: RowsParameter, flat: Flat, rows_T: Tensor, pending: Pending
     ) -> Tensor:
         ctx.save_for_backward(rows_T)
-        ctx.anchor, ctx.form, ctx.pending = anchor, block.form, pending
-        return block.flat.select(rows_T)
+        ctx.pending = pending
+        return flat.select(rows_T)
 
     @staticmethod
-    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[None, None, None, None]:
         (rows_T,) = ctx.saved_tensors
-        ctx.pending.add(ctx.form, rows_T, grad_TD, ctx.anchor)
-        return torch.zeros_like(ctx.anchor), None, None, None
+        ctx.pending.add(rows_T, grad_TD)
+        return None, None, None, None
 
 
 @dataclass(slots=True)
 class _Block:
     """A flat with what training keeps beside it."""
 
-    form: str
     flat: Flat
+    pending: Pending
     state: dict[str, Tensor]
-
-
-class Gradients(NamedTuple):
-    """Distinct rows, ascending, their summed gradients, and how many reads that was."""
-
-    rows_U: Tensor
-    grads_UD: Tensor
-    reads: int
 
 
 class Update(NamedTuple):
@@ -80,67 +73,97 @@ class Learning(NamedTuple):
     new_UD: Tensor
 
 
-def sum_duplicates(rows_T: Tensor, grads_TD: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distinct rows, ascending, and the sum of each one's gradients: (U,), (U, D)."""
-    if bool((rows_T.diff() > 0).all()):
-        return rows_T, grads_TD  # such as a whole table, read in its order
-    rows_U, place_T = torch.unique(rows_T, return_inverse=True)
-    sums_UD = grads_TD.new_zeros(rows_U.shape[0], grads_TD.shape[1])
-    return rows_U, sums_UD.index_add_(0, place_T, grads_TD)
-
-
 class LocalRowsStore(RowsStore):
     """Flat tensors in this process, on any device.
 
     Args:
         physical: The tables, by name.
-        optimizer: How touched rows change.
+        optimizer: How touched rows change: of all tables, or by table.
         seed: Of what rows begin with; by default one from torch's generator.
 
     Raises:
-        RecembError: If a setting of the optimizer is out of range.
+        RecembError: If a setting of an optimizer is out of range.
 
-    Attributes:
-        anchor: An empty parameter by which gathered rows require gradients: rows are frozen where
-            it does not (``requires_grad_(False)``), whatever the mode of the module.
-
-    The rows are buffers, so no dense optimizer sees them.
+    The rows are buffers. What stands for them among the parameters, one for each table
+    (:class:`~recemb.rows.parameter.RowsParameter`), decides whether they are frozen
+    (``requires_grad_(False)``), whatever the mode of the module.
     """
 
     def __init__(
         self,
         physical: Mapping[str, PhysicalTable],
-        optimizer: RowsOptimizer,
+        optimizer: UpdateRule | Mapping[str, UpdateRule],
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        check_optimizer("rows optimizer", optimizer)
         self.physical = dict(physical)
-        self.optimizer = optimizer
+        self.rules = rules_of(self.physical, optimizer)
+        # Of a store without tables, such as that of a process that holds no piece of any.
+        self._rule = SGD() if isinstance(optimizer, Mapping) else optimizer
         self.num_steps = 0
         # By width and precision, where this store sees but a part of a step's reads.
         self.reads_of: Mapping[tuple[int, str], int] = {}
-        self.anchor = nn.Parameter(torch.empty(0))
-        self.pending = Pending()
+        self.reminder = Reminder()
         # What errors call the tables, where they have other names in this store.
         self.titles: Mapping[str, str] = {}
-        forms = {table.form: "_".join(map(str, table.form)) for table in self.physical.values()}
-        self._block_of = {name: forms[table.form] for name, table in self.physical.items()}
+        self._block_of = {name: self._block_name(name) for name in self.physical}
         self.flats = nn.ModuleDict()
         self._blocks: dict[str, _Block] = {}
-        for form, key in forms.items():
-            own = {name: table for name, table in self.physical.items() if table.form == form}
+        for key in dict.fromkeys(self._block_of.values()):
+            own = {name: one for name, one in physical.items() if self._block_of[name] == key}
             flat = make_flat(own)
             self.flats[key] = flat
-            dims = optimizer.state_dims(flat.dim) if flat.is_trainable else {}
+            rule = self.rules[next(iter(own))]
+            dims = rule.state_dims(flat.dim) if flat.is_trainable else {}
             state = {name: torch.zeros(flat.num_rows, n) for name, n in dims.items()}
-            self._blocks[key] = _Block(key, flat, state)
+            parameters = [RowsParameter(name, flat.dim) for name in own if flat.is_trainable]
+            for one in parameters:
+                self.register_parameter(f"rows|{one.table.replace('.', '|')}", one)
+            self._blocks[key] = _Block(flat, Pending(parameters, flat, self.reminder), state)
         seed = new_seed() if seed is None else seed
         for name, table in self.physical.items():
             self._flat(name).assign(name, drawn_whole(name, table, seed))
 
+    def _block_name(self, table: str) -> str:
+        """Return what tables have in common that lie in one flat: form and kind of optimizer."""
+        own = "_".join(map(str, self.physical[table].form))
+        kinds = {rule.kind for rule in self.rules.values()}
+        return f"{own}_{self.rules[table].kind}" if len(kinds) > 1 else own
+
+    @property
+    def optimizer(self) -> UpdateRule:
+        """How touched rows change; of the first table, where tables differ."""
+        return next(iter(self.rules.values()), self._rule)
+
+    @optimizer.setter
+    def optimizer(self, optimizer: UpdateRule) -> None:
+        self._rule = optimizer
+        self.rules = dict.fromkeys(self.rules, optimizer)
+
+    def set_rules(self, rules: Mapping[str, UpdateRule]) -> None:
+        """Set how rows of tables change from the next step on; kinds stay as they are."""
+        self.rules = {**self.rules, **rules}
+
+    def rows_parameters(self) -> dict[str, list[RowsParameter]]:
+        """Return what stands for the rows of each table, as far as they are trained."""
+        found: dict[str, list[RowsParameter]] = {name: [] for name in self.physical}
+        for block in self._blocks.values():
+            for one in block.pending.parameters:
+                found[one.table].append(one)
+        return found
+
+    def leave_reminding(self) -> None:
+        """Take dropped gradients for steps that a scaler left out."""
+        self.reminder.is_stepped_by_torch = True
+
+    def storage_key(self, table: str) -> Hashable:
+        """Return what tables of one gather have in common."""
+        return self._block_of[table]
+
     def _apply(self, fn: Any, recurse: bool = True) -> "LocalRowsStore":
         """Move optimizer state along with the rows; it is no buffer, for it is not served."""
+        for block in self._blocks.values():
+            block.pending.clear()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for block in self._blocks.values():
             block.state = {key: fn(values) for key, values in block.state.items()}
@@ -156,12 +179,15 @@ class LocalRowsStore(RowsStore):
     def gather(self, tables: Sequence[str], rows_T: Tensor, sizes_F: Tensor) -> Tensor:
         """Select rows of the flat tensor; where a block ends does not matter here."""
         block = self._blocks[self._block_of[tables[0]]]
-        is_trained = self.anchor.requires_grad and block.flat.is_trainable
-        if is_trained and torch.is_grad_enabled() and not is_tracing():
-            gathered: Tensor = _Gather.apply(  # type: ignore[no-untyped-call, unused-ignore]
-                self.anchor, block, rows_T, self.pending
-            )
-            return gathered
+        if torch.is_grad_enabled() and block.flat.is_trainable and not is_tracing():
+            asked = set(tables)
+            trained = [one for one in block.pending.parameters if one.requires_grad]
+            by = next((one for one in trained if one.table in asked), None)
+            if by is not None:
+                gathered: Tensor = _Gather.apply(  # type: ignore[no-untyped-call, unused-ignore]
+                    by, block.flat, rows_T, block.pending
+                )
+                return gathered
         return block.flat.select(rows_T)
 
     @torch.no_grad()
@@ -175,8 +201,7 @@ class LocalRowsStore(RowsStore):
 
     def take_gradients(self, block: _Block) -> Gradients | None:
         """Return what a block's rows have got, and forget it; None where there is nothing."""
-        taken = self.pending.take(block.form)
-        return None if taken is None else Gradients(*sum_duplicates(*taken), len(taken[0]))
+        return block.pending.take()
 
     @property
     def learns_steps(self) -> bool:
@@ -192,6 +217,7 @@ class LocalRowsStore(RowsStore):
         """
         taken = [(block, self.take_gradients(block)) for block in self._blocks.values()]
         self.discard()
+        self.reminder.num_passes = 0
         updates = [self._update(block, own) for block, own in taken if own is not None]
         self._check_finite(
             (one.block, one.gradients, one.gradients.grads_UD if one.new_UD is None else one.new_UD)
@@ -210,7 +236,18 @@ class LocalRowsStore(RowsStore):
     def _new_rows(self, block: _Block, gradients: Gradients, state: Mapping[str, Tensor]) -> Tensor:
         rows_U, grads_UD, _ = gradients
         old_UD = block.flat.select(rows_U)
-        return self.optimizer.update(old_UD, grads_UD, state, self.num_steps + 1)
+        step = self.num_steps + 1
+        rules = [self.rules[name] for name in block.flat.places]
+        if all(rule == rules[0] for rule in rules):
+            return rules[0].decayed_update(old_UD, grads_UD, state, step)
+        starts = torch.searchsorted(rows_U, block.flat.starts_K).tolist()
+        new_UD = torch.empty_like(old_UD)
+        for rule, start, stop in zip(rules, starts, [*starts[1:], len(rows_U)], strict=True):
+            own = {key: values[start:stop] for key, values in state.items()}
+            new_UD[start:stop] = rule.decayed_update(
+                old_UD[start:stop], grads_UD[start:stop], own, step
+            )
+        return new_UD
 
     @torch.no_grad()
     def store(self, updates: Sequence[Update], is_reevaluated: bool) -> list[Learning]:
@@ -241,7 +278,7 @@ class LocalRowsStore(RowsStore):
         return learning
 
     def _check_finite(self, found: Iterable[tuple[_Block, Gradients, Tensor]]) -> None:
-        """Raise a :class:`RecembError` if a block's rows cannot be given these numbers."""
+        """Raise a :class:`NotFiniteError` if a block's rows cannot be given these numbers."""
         found = [one for one in found if one[2].numel()]
         if not found:
             return
@@ -251,19 +288,19 @@ class LocalRowsStore(RowsStore):
             if not size <= block.flat.largest:
                 raise self._not_finite(block.flat, gradients, new_UD)
 
-    def _not_finite(self, flat: Flat, gradients: Gradients, new_UD: Tensor) -> RecembError:
+    def _not_finite(self, flat: Flat, gradients: Gradients, new_UD: Tensor) -> NotFiniteError:
         """Return the error that names the first row which cannot be stored."""
         is_wrong_U = ~(new_UD.abs() <= flat.largest).all(1)
         row = int(gradients.rows_U[is_wrong_U][0])
         name, place = next(one for one in flat.places.items() if one[1].start <= row < one[1].stop)
         where = f"table {self.titles.get(name, name)!r}: step {self.num_steps + 1} was not made"
         if not gradients.grads_UD[is_wrong_U][0].isfinite().all():
-            return RecembError(
+            return NotFiniteError(
                 f"{where}, for the gradient of row {row - place.start} is not finite; lower the "
-                "learning rates, look for such numbers in the data and the loss, and do not scale "
-                "the loss (GradScaler, 16-mixed): bf16-mixed needs no scaling"
+                "learning rates, or look for such numbers in the data and the loss (a loss that is "
+                "scaled needs a torch.amp.GradScaler that steps a recemb.optim.RowsOptimizer)"
             )
-        return RecembError(
+        return NotFiniteError(
             f"{where}, for row {row - place.start} would outgrow what {flat.precision} rows hold "
             f"({flat.largest:.3g}); lower the learning rates, or take a wider precision"
         )
@@ -292,14 +329,24 @@ class LocalRowsStore(RowsStore):
         reads = self.reads_of.get((flat.dim, flat.precision), reads)
         gradient_U1 = flat.step_gradient(rows_U, new_UD, grads_UD)
         self._check_finite([(block, Gradients(rows_U, grads_UD, reads), gradient_U1)])
-        rate = self.optimizer.step_learning_rate / math.sqrt(max(1, reads) * flat.dim * flat.limit)
-        flat.move_steps(rows_U, -rate * gradient_U1)
+        rates_U1 = self._step_rates(
+            flat, rows_U, 1 / math.sqrt(max(1, reads) * flat.dim * flat.limit)
+        )
+        flat.move_steps(rows_U, -rates_U1 * gradient_U1)
         flat.write(rows_U, new_UD)
+
+    def _step_rates(self, flat: Flat, rows_U: Tensor, scale: float) -> Tensor | float:
+        """Return by what learned steps of rows move: a number, or (U, 1) where tables differ."""
+        rates = [self.rules[name].step_learning_rate * scale for name in flat.places]
+        if len(set(rates)) == 1:
+            return rates[0]
+        table_U = torch.searchsorted(flat.starts_K, rows_U, right=True) - 1
+        return torch.tensor(rates, device=rows_U.device)[table_U].unsqueeze(1)
 
     def discard(self) -> None:
         """Forget pending gradients."""
-        self.pending.clear()
-        self.anchor.grad = None
+        for block in self._blocks.values():
+            block.pending.clear()
 
     @torch.no_grad()
     def reset(self, table: str, rows_U: Tensor, values_UD: Tensor) -> None:
@@ -359,6 +406,7 @@ class LocalRowsStore(RowsStore):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Save whole tables by name, not flat tensors: the form that every store loads."""
-        self.pending.say_unsaved()
+        if any(block.pending.waits for block in self._blocks.values()):
+            self.reminder.say_unsaved()
         for name, rows in self.tables().items():
             destination[f"{prefix}{name}"] = rows

@@ -8,9 +8,9 @@ Shapes: U touched rows (distinct), D elements per row.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Self
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -19,13 +19,18 @@ from recemb.settings import check_types
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RowsOptimizer(ABC):
+class UpdateRule(ABC):
     """How touched rows change; state is kept per row and updated only where a row is touched."""
 
+    kind: str
+    """The name of the optimizer."""
     learning_rate: float = 0.001
     """Step size, above 0."""
     step_learning_rate: float = 2e-5
     """Step size of learned quantisation steps, above 0."""
+    weight_decay: float = 0.0
+    """Times a row, added to its gradient (L2), at least 0; rows that a step does not touch do not
+    decay."""
 
     def check(self, where: str) -> None:
         """Raise a :class:`RecembError` that starts with ``where`` if a setting is out of range."""
@@ -34,14 +39,16 @@ class RowsOptimizer(ABC):
             value = getattr(self, name, 1.0)
             if not 0 < value < math.inf:
                 raise RecembError(f"{where}: {name} must be above 0, got {value}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise RecembError(f"{where}: weight_decay must be at least 0, got {self.weight_decay}")
 
-    def scaled(self, factor: float) -> Self:
-        """Return the same optimizer with its rates times ``factor``."""
-        return replace(
-            self,
-            learning_rate=self.learning_rate * factor,
-            step_learning_rate=self.step_learning_rate * factor,
-        )
+    def decayed_update(
+        self, rows_UD: Tensor, grads_UD: Tensor, state: Mapping[str, Tensor], step: int
+    ) -> Tensor:
+        """Return the new rows as :meth:`update` does, their decay included."""
+        if self.weight_decay:
+            grads_UD = grads_UD.add(rows_UD, alpha=self.weight_decay)
+        return self.update(rows_UD, grads_UD, state, step)
 
     @abstractmethod
     def state_dims(self, dim: int) -> dict[str, int]:
@@ -62,7 +69,7 @@ class RowsOptimizer(ABC):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SGD(RowsOptimizer):
+class SGD(UpdateRule):
     """w -= lr * g."""
 
     kind: Literal["sgd"] = "sgd"
@@ -80,7 +87,7 @@ class SGD(RowsOptimizer):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Adagrad(RowsOptimizer):
+class Adagrad(UpdateRule):
     """s += g^2; w -= lr * g / (sqrt(s) + eps).
 
     Source: Duchi et al., JMLR 2011.
@@ -104,7 +111,7 @@ class Adagrad(RowsOptimizer):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RowWiseAdagrad(RowsOptimizer):
+class RowWiseAdagrad(UpdateRule):
     """s += mean(g^2) over the row; w -= lr * g / (sqrt(s) + eps): one number of state per row.
 
     Source: Mudigere et al., ISCA 2022, arXiv:2104.05158, section 4.1.3; the rule of FBGEMM's
@@ -129,7 +136,7 @@ class RowWiseAdagrad(RowsOptimizer):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Adam(RowsOptimizer):
+class Adam(UpdateRule):
     """Adam whose moments stand still while a row is not touched; bias correction by global step.
 
     Source: Kingma and Ba, ICLR 2015; the touched-rows rule is that of ``torch.optim.SparseAdam``.
@@ -146,7 +153,7 @@ class Adam(RowsOptimizer):
 
     def check(self, where: str) -> None:
         """Raise a :class:`RecembError` if a setting is out of range."""
-        RowsOptimizer.check(self, where)
+        UpdateRule.check(self, where)
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise RecembError(
@@ -169,9 +176,33 @@ class Adam(RowsOptimizer):
         return rows_UD.addcdiv(mean_UD, root_UD, value=-rate)
 
 
-def check_optimizer(where: str, optimizer: RowsOptimizer) -> None:
+def rules_of(
+    tables: Iterable[str], optimizer: "UpdateRule | Mapping[str, UpdateRule]"
+) -> dict[str, UpdateRule]:
+    """Return how the rows of each table change, checked.
+
+    Args:
+        tables: Their names.
+        optimizer: Of all of them, or by table.
+
+    Raises:
+        RecembError: If a table has none, or a setting is out of range.
+    """
+    if not isinstance(optimizer, Mapping):
+        check_optimizer("rows optimizer", optimizer)
+        return dict.fromkeys(tables, optimizer)
+    for name in tables:
+        if name not in optimizer:
+            raise RecembError(
+                f"rows optimizer: table {name!r} has none, got {sorted(optimizer)}; add it"
+            )
+        check_optimizer(f"rows optimizer of table {name!r}", optimizer[name])
+    return {name: optimizer[name] for name in tables}
+
+
+def check_optimizer(where: str, optimizer: UpdateRule) -> None:
     """Raise a :class:`RecembError` if this is no optimizer of rows, or one set out of range."""
-    if not isinstance(optimizer, RowsOptimizer):
+    if not isinstance(optimizer, UpdateRule):
         raise RecembError(
             f"{where}: rows need an optimizer of recemb.rows.optimizers, such as Adam(), got "
             f"{type(optimizer).__name__}; torch's are for the other parameters"
@@ -180,7 +211,7 @@ def check_optimizer(where: str, optimizer: RowsOptimizer) -> None:
 
 
 if TYPE_CHECKING:
-    AnyRowsOptimizer = RowsOptimizer
+    AnyUpdateRule = UpdateRule
 else:
-    AnyRowsOptimizer = Adam | SGD | Adagrad | RowWiseAdagrad
+    AnyUpdateRule = Adam | SGD | Adagrad | RowWiseAdagrad
 """What a configuration may name; the literal ``kind`` tells them apart."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recemb.errors import RecembError
 from recemb.physical import INTEGERS, PhysicalTable, Sharding
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
 
 SHARDINGS: tuple[Sharding, ...] = ("data_parallel", "row_wise", "table_wise", "column_wise")
 """From the one that is taken where several are as good."""
@@ -67,7 +67,7 @@ def part_of(entry: Tensor, piece: Piece) -> Tensor:
 
 
 def shardings(
-    name: str, table: PhysicalTable, optimizer: RowsOptimizer, world_size: int
+    name: str, table: PhysicalTable, optimizer: UpdateRule, world_size: int
 ) -> list[Sharding]:
     """Return how a table may lie: as its ``sharding`` says, or in every way that is possible.
 

@@ -14,13 +14,13 @@ from recemb.errors import RecembError
 from recemb.memory import human_bytes
 from recemb.physical import PhysicalTable, Sharding
 from recemb.rows.costs import Cost, cost_of, message_s, total_cost
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
 from recemb.rows.placement import SHARDINGS, Placement, shardings
 from recemb.rows.world import World
 
 
 def place(
-    physical: Mapping[str, PhysicalTable], optimizer: RowsOptimizer, world: World
+    physical: Mapping[str, PhysicalTable], optimizer: UpdateRule, world: World
 ) -> dict[str, Placement]:
     """Return where every table goes.
 
@@ -63,7 +63,7 @@ class DoesNotFitError(RecembError):
         self,
         physical: Mapping[str, PhysicalTable],
         placements: Mapping[str, Placement],
-        optimizer: RowsOptimizer,
+        optimizer: UpdateRule,
         world: World,
     ) -> None:
         self.loads = loads_of(physical, placements, optimizer, world)
@@ -85,7 +85,7 @@ def own_bytes(
     name: str,
     physical: Mapping[str, PhysicalTable],
     placements: Mapping[str, Placement],
-    optimizer: RowsOptimizer,
+    optimizer: UpdateRule,
     rank: int,
 ) -> int:
     """Return the bytes of rows and optimizer state that a process has of a table."""
@@ -104,7 +104,7 @@ def own_bytes(
 def loads_of(
     physical: Mapping[str, PhysicalTable],
     placements: Mapping[str, Placement],
-    optimizer: RowsOptimizer,
+    optimizer: UpdateRule,
     world: World,
 ) -> Tensor:
     """Return what all tables cost each process: (6, W), by :data:`recemb.rows.costs.PARTS`."""
@@ -150,7 +150,7 @@ class _Trial:
 def _assign(
     physical: Mapping[str, PhysicalTable],
     options: Mapping[str, Sequence[Sharding]],
-    optimizer: RowsOptimizer,
+    optimizer: UpdateRule,
     world: World,
     by_memory: bool,
 ) -> _Trial:

@@ -3,25 +3,26 @@
 It exists to be read and to be the oracle of the fast stores' tests; it is never fast.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from recemb.errors import RecembError
 from recemb.physical import PhysicalTable
-from recemb.rows.optimizers import RowsOptimizer, check_optimizer
+from recemb.rows.optimizers import UpdateRule, check_optimizer
+from recemb.rows.parameter import RowsParameter
 from recemb.rows.store import RowsStore, check_entries
 
 
 class ReferenceRowsStore(RowsStore):
     """Dense autograd over separate tables, then a Python loop over the rows that were touched."""
 
-    def __init__(self, physical: Mapping[str, PhysicalTable], optimizer: RowsOptimizer) -> None:
+    def __init__(self, physical: Mapping[str, PhysicalTable], optimizer: UpdateRule) -> None:
         super().__init__()
         check_optimizer("rows optimizer", optimizer)
         self.physical = dict(physical)
-        self.optimizer = optimizer
+        self.rules = dict.fromkeys(self.physical, optimizer)
         self.num_steps = 0
         self.weights = nn.ParameterList()
         self.state: list[dict[str, Tensor]] = []
@@ -39,6 +40,27 @@ class ReferenceRowsStore(RowsStore):
             dims = optimizer.state_dims(table.dim)
             self.state.append({key: torch.zeros(table.num_rows, n) for key, n in dims.items()})
             self.touched.append(set())
+
+    def rows_parameters(self) -> dict[str, list[RowsParameter]]:
+        """Return nothing: rows are parameters themselves here."""
+        return {name: [] for name in self.physical}
+
+    def storage_key(self, table: str) -> Hashable:
+        """Return the width."""
+        return self.physical[table].dim
+
+    @property
+    def optimizer(self) -> UpdateRule:
+        """How touched rows change."""
+        return next(iter(self.rules.values()))
+
+    @optimizer.setter
+    def optimizer(self, optimizer: UpdateRule) -> None:
+        self.rules = dict.fromkeys(self.rules, optimizer)
+
+    def set_rules(self, rules: Mapping[str, UpdateRule]) -> None:
+        """Set how rows of tables change."""
+        self.rules = {**self.rules, **rules}
 
     def base_row(self, table: str) -> int:
         """Return 0: every table is a tensor of its own."""
@@ -68,12 +90,16 @@ class ReferenceRowsStore(RowsStore):
                     "not finite; lower the learning rates, or look for such numbers in the data"
                 )
         self.num_steps += 1
-        for weight, state, touched in zip(self.weights, self.state, self.touched, strict=True):
+        for name, weight, state, touched in zip(
+            self.physical, self.weights, self.state, self.touched, strict=True
+        ):
             for row in sorted(touched) if weight.grad is not None else ():
                 one = slice(row, row + 1)
                 block = {key: values[one] for key, values in state.items()}
                 assert weight.grad is not None
-                new = self.optimizer.update(weight[one], weight.grad[one], block, self.num_steps)
+                new = self.rules[name].decayed_update(
+                    weight[one], weight.grad[one], block, self.num_steps
+                )
                 weight[one] = new
         self.discard()
 

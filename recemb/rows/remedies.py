@@ -6,7 +6,7 @@ from dataclasses import replace
 from recemb.errors import RecembError
 from recemb.memory import human_bytes
 from recemb.physical import BITS, PhysicalTable, Precision
-from recemb.rows.optimizers import RowsOptimizer, RowWiseAdagrad
+from recemb.rows.optimizers import RowWiseAdagrad, UpdateRule
 from recemb.rows.planner import loads_of, place
 from recemb.rows.world import World
 
@@ -18,7 +18,7 @@ SMALLER: tuple[Precision, ...] = ("fp16", "int8", "int4")
 Tables = Mapping[str, PhysicalTable]
 
 
-def fits(physical: Tables, optimizer: RowsOptimizer, world: World, dense_bytes: int = 0) -> bool:
+def fits(physical: Tables, optimizer: UpdateRule, world: World, dense_bytes: int = 0) -> bool:
     """Return whether the planner finds room for tables.
 
     Args:
@@ -39,12 +39,12 @@ def fits(physical: Tables, optimizer: RowsOptimizer, world: World, dense_bytes: 
 
 
 def remedies(
-    physical: Tables, optimizer: RowsOptimizer, world: World, dense_bytes: int = 0
+    physical: Tables, optimizer: UpdateRule, world: World, dense_bytes: int = 0
 ) -> list[str]:
     """Return single changes after which the planner finds room; see :func:`fits`."""
 
     def has_room(
-        tables: Tables = physical, rule: RowsOptimizer = optimizer, other: World = world
+        tables: Tables = physical, rule: UpdateRule = optimizer, other: World = world
     ) -> bool:
         return fits(tables, rule, other, dense_bytes)
 
@@ -99,7 +99,7 @@ def remedies(
 
 
 def _fewest_processes(
-    physical: Tables, optimizer: RowsOptimizer, world: World, dense_bytes: int
+    physical: Tables, optimizer: UpdateRule, world: World, dense_bytes: int
 ) -> int | None:
     """Return the fewest processes that hold the tables, whole machines if there are several."""
     unit = world.local_size if world.size > world.local_size else 1
@@ -136,11 +136,11 @@ def _narrowed(physical: Tables, names: list[str], precision: Precision) -> Table
     return {**physical, **changed}
 
 
-def _whole_bytes(table: PhysicalTable, optimizer: RowsOptimizer) -> int:
+def _whole_bytes(table: PhysicalTable, optimizer: UpdateRule) -> int:
     return table.num_bytes + _state_bytes({"": table}, optimizer)
 
 
-def _state_bytes(physical: Tables, optimizer: RowsOptimizer) -> int:
+def _state_bytes(physical: Tables, optimizer: UpdateRule) -> int:
     """Return the bytes of the optimizer state of whole tables."""
     return sum(
         4 * table.num_rows * sum(optimizer.state_dims(table.dim).values())

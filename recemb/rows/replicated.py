@@ -15,7 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recemb import collectives
-from recemb.rows.local import Gradients, Learning, LocalRowsStore, Update, _Block, sum_duplicates
+from recemb.rows.local import Learning, LocalRowsStore, Update, _Block
+from recemb.rows.pending import Gradients, sum_duplicates
 
 
 class ReplicatedRowsStore(LocalRowsStore):
@@ -39,7 +40,8 @@ class ReplicatedRowsStore(LocalRowsStore):
     @contextmanager
     def _same_draws(self) -> Iterator[None]:
         """Draw from the seed and the step alone: processes have drawn differently before."""
-        devices = [self.anchor.device] if self.anchor.is_cuda else []
+        device = next(self.buffers(), torch.empty(0)).device
+        devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed((torch.initial_seed() + self.num_steps) % 2**63)
             yield

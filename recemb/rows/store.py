@@ -1,9 +1,8 @@
 """The interface of a rows store, and what every store must promise.
 
-A store owns the rows of physical tables. It gathers rows differentiably; in the backward pass it
-takes the gradients of what it gathered to itself, so no optimizer of a training framework ever sees
-a table; :meth:`RowsStore.step` makes the update take effect. A store whose kernels update inside
-the backward pass (FBGEMM) has nothing left to do there.
+A store owns the rows of physical tables. It gathers rows differentiably; the backward pass leaves
+the gradients of touched rows with a :class:`~recemb.rows.parameter.RowsParameter`, where torch's
+tools reach them, and :meth:`RowsStore.step` makes the update.
 
 Contract (``tests/rows/contract.py`` holds every store to it):
 
@@ -20,14 +19,15 @@ Contract (``tests/rows/contract.py`` holds every store to it):
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from recemb.errors import RecembError
 from recemb.physical import PhysicalTable
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
+from recemb.rows.parameter import RowsParameter
 
 TABLE, STATE = "rows/", "optimizer/"
 """Begin the name of a part of the tables, and of one of the optimizer's state."""
@@ -51,14 +51,31 @@ class RowsStore(nn.Module, ABC):
     """Owns the rows of named physical tables."""
 
     physical: dict[str, PhysicalTable]
-    optimizer: RowsOptimizer
+    optimizer: UpdateRule
     """How touched rows change. Between steps it may be set to one of the same kind that is set
     otherwise, such as one with a lower rate."""
     has_buffers: ClassVar[bool] = True
     """Whether the rows are buffers of this module, so that whoever counts or saves buffers has
     them; if not, they are saved by their parts."""
+    rules: dict[str, UpdateRule]
+    """How the rows of each table change."""
     num_steps: int
     """Steps so far; some optimizers' updates depend on it."""
+
+    @abstractmethod
+    def rows_parameters(self) -> dict[str, list[RowsParameter]]:
+        """Return what stands for the rows of each table, as far as this process trains them."""
+
+    @abstractmethod
+    def storage_key(self, table: str) -> Hashable:
+        """Return what tables must have in common to be gathered together."""
+
+    @abstractmethod
+    def set_rules(self, rules: Mapping[str, UpdateRule]) -> None:
+        """Set how rows of tables change from the next step on; kinds stay as they are."""
+
+    def leave_reminding(self) -> None:
+        """Say no more that gradients were dropped: rows have an optimizer in torch's terms now."""
 
     @abstractmethod
     def base_row(self, table: str) -> int:
@@ -69,7 +86,8 @@ class RowsStore(nn.Module, ABC):
         """Return rows as (T, dim); differentiable unless frozen or under ``no_grad``.
 
         Args:
-            tables: F names, one per block of rows; a name may repeat; all of one ``dim``.
+            tables: F names, one per block of rows; a name may repeat; all of one
+                :meth:`storage_key`.
             rows_T: Row numbers plus :meth:`base_row`, block by block.
             sizes_F: Rows per block, int64, adding up to T.
         """

@@ -26,7 +26,7 @@ from torchrec.distributed.types import ParameterSharding, ShardingEnv
 
 from recemb.physical import PhysicalTable, zeros
 from recemb.rows.local import LocalRowsStore
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
 from recemb.rows.placement import Piece, Placement
 
 
@@ -38,7 +38,7 @@ class Lookup(nn.Module):
         groups: Sequence[GroupedEmbeddingConfig],
         name_of: Mapping[str, str],
         physical: Mapping[str, PhysicalTable],
-        optimizer: RowsOptimizer,
+        optimizer: UpdateRule,
         device: torch.device,
     ) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class ShardedTables(ShardedEmbeddingCollection):  # type: ignore[misc]
         self,
         physical: Mapping[str, PhysicalTable],
         placements: Mapping[str, Placement],
-        optimizer: RowsOptimizer,
+        optimizer: UpdateRule,
         env: ShardingEnv,
         device: torch.device,
     ) -> None:

@@ -9,13 +9,13 @@ takes the mean over its equal share of them.
 Shapes: R rows of a table, D their width, T rows gathered.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torchrec import KeyedJaggedTensor
 from torchrec.distributed.types import ShardingEnv
 
@@ -23,7 +23,8 @@ from recemb.errors import RecembError
 from recemb.physical import INTEGERS, PhysicalTable, zeros
 from recemb.rows.draw import drawn, drawn_whole, new_seed
 from recemb.rows.local import LocalRowsStore
-from recemb.rows.optimizers import RowsOptimizer, check_optimizer
+from recemb.rows.optimizers import UpdateRule, check_optimizer
+from recemb.rows.parameter import RowsParameter
 from recemb.rows.placement import Piece, part_of
 from recemb.rows.planner import place
 from recemb.rows.replicated import ReplicatedRowsStore
@@ -58,10 +59,8 @@ class TorchRecRowsStore(RowsStore):
 
     Raises:
         RecembError: If there is no process group, if a table cannot lie as its ``sharding`` says,
-            if the tables do not fit, or if a setting of the optimizer is out of range.
-
-    Attributes:
-        anchor: As that of a local store; the stores inside have it in common.
+            if the tables do not fit, if a setting of the optimizer is out of range, or if there is
+            one for each table.
     """
 
     has_buffers = False
@@ -70,11 +69,17 @@ class TorchRecRowsStore(RowsStore):
     def __init__(
         self,
         physical: Mapping[str, PhysicalTable],
-        optimizer: RowsOptimizer,
+        optimizer: UpdateRule | Mapping[str, UpdateRule],
         device: torch.device | None = None,
         world: World | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(optimizer, Mapping):
+            raise RecembError(
+                "rows optimizer: tables that are spread over processes have one kind of optimizer, "
+                "got one for each table; give one for all, and set rates in the groups of a "
+                "recemb.optim.RowsOptimizer"
+            )
         if not dist.is_initialized():
             raise RecembError(
                 "rows: the TorchRec store needs a process group; start with torchrun, or call "
@@ -82,6 +87,7 @@ class TorchRecRowsStore(RowsStore):
             )
         check_optimizer("rows optimizer", optimizer)
         self.physical = dict(physical)
+        self.rules = dict.fromkeys(self.physical, optimizer)
         self.device = device or torch.device("cpu")
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         world = world or World(
@@ -110,9 +116,11 @@ class TorchRecRowsStore(RowsStore):
         }
         self._sharded: dict[str, ShardedTables] = {}
         self._make_sharded()
-        self.anchor = nn.Parameter(torch.empty(0, device=self.device))
-        for store in self._stores():
-            store.anchor = self.anchor
+        for number, store in enumerate(self._stores()):
+            for own in store.rows_parameters().values():
+                for parameter in own:
+                    name = parameter.table.replace(".", "|")
+                    self.register_parameter(f"rows{number}|{name}", parameter)
         self._held = list(self._find_held())
         seed = new_seed()
         for name, table in small.items():
@@ -173,12 +181,13 @@ class TorchRecRowsStore(RowsStore):
             store.num_steps = number
 
     @property
-    def optimizer(self) -> RowsOptimizer:
-        """How touched rows change: the same in all stores inside."""
-        return self.replicated.optimizer
+    def optimizer(self) -> UpdateRule:
+        """How touched rows change; of the first table, where rates of tables differ."""
+        return next(iter(self.rules.values()), self.replicated.optimizer)
 
     @optimizer.setter
-    def optimizer(self, optimizer: RowsOptimizer) -> None:
+    def optimizer(self, optimizer: UpdateRule) -> None:
+        self.rules = dict.fromkeys(self.physical, optimizer)
         for store in self._stores():
             store.optimizer = optimizer
 
@@ -191,7 +200,10 @@ class TorchRecRowsStore(RowsStore):
     def gather(self, tables: Sequence[str], rows_T: Tensor, sizes_F: Tensor) -> Tensor:
         """Exchange row numbers and vectors with the owners."""
         form = self.physical[tables[0]].form
-        if form[2] == "learned" and self.anchor.requires_grad and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
+            self._check_frozen_together(form)
+        is_trained = any(one.requires_grad for one in self.parameters())
+        if form[2] == "learned" and is_trained and torch.is_grad_enabled():
             self._reads[form[:2]] += len(rows_T)
         is_here = [table not in self.pieces for table in tables]
         if all(is_here):
@@ -223,6 +235,46 @@ class TorchRecRowsStore(RowsStore):
         flat = torch.cat([vectors[key].values() for key in sharded.key_of.values()])
         found.update(zip(there, flat.split([sizes[number] for number in there]), strict=True))
         return torch.cat([found[number] for number in range(len(tables))])
+
+    def _check_frozen_together(self, form: Hashable) -> None:
+        """Refuse tables of one form of which some are frozen: processes would wait for others."""
+        names = {name for name, table in self.physical.items() if table.form == form}
+        trained = {
+            one.requires_grad
+            for name, own in self.rows_parameters().items()
+            if name in names
+            for one in own
+        }
+        if len(trained) > 1:
+            raise RecembError(
+                f"rows: tables {sorted(names)} lie together and are spread over processes, so all "
+                "of them are frozen or none; freeze the others too"
+            )
+
+    def rows_parameters(self) -> dict[str, list[RowsParameter]]:
+        """Return what stands for the rows of each table that this process holds."""
+        found: dict[str, list[RowsParameter]] = {name: [] for name in self.physical}
+        for store in self._stores():
+            for name, own in store.rows_parameters().items():
+                found[store.titles.get(name, name)] += own
+        return found
+
+    def leave_reminding(self) -> None:
+        """Take dropped gradients for steps that a scaler left out."""
+        for store in self._stores():
+            store.leave_reminding()
+
+    def storage_key(self, table: str) -> Hashable:
+        """Return what tables of one gather have in common."""
+        return self.physical[table].form
+
+    def set_rules(self, rules: Mapping[str, UpdateRule]) -> None:
+        """Set how rows of tables change from the next step on; kinds stay as they are."""
+        self.rules = {**self.rules, **rules}
+        for store in self._stores():
+            titles = {name: store.titles.get(name, name) for name in store.rules}
+            own = {name: rules[title] for name, title in titles.items() if title in rules}
+            store.set_rules(own)
 
     def step(self, reevaluate: Callable[[], object] | None = None) -> None:
         """Update each distinct touched row once, wherever it lies."""

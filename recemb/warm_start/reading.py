@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recemb.embeddings import Embeddings
-from recemb.features import Feature, FeatureConfig
+from recemb.features import FeatureConfig, ResolvedFeature
 from recemb.physical import PhysicalTable
 from recemb.rows.store import RowsStore
 from recemb.tables.kind import IdSpace, TableConfig
@@ -49,7 +49,7 @@ class TableReader:
     ) -> None:
         self.tables = list(tables)
         features = [
-            Feature(
+            ResolvedFeature(
                 _name(table, space.name),
                 FeatureConfig(table=table, lookups=lookups_of(embeddings, table, space.name)),
                 space,

@@ -1,9 +1,11 @@
-"""Settings of the trainer that would pass by the rows are refused; those that reach them work."""
+"""Settings of the trainer that rows cannot have are refused; all others reach them."""
 
 import pytest
 import torch
 
 from recemb.command_line.main import main
+from recemb.errors import RecembError
+from recemb.trainer_settings import check_settings
 from tests.command_line.small import write
 from tests.command_line.test_mistakes import folder, tiny_config
 
@@ -13,15 +15,15 @@ __all__ = ["folder"]
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["precision", "16-mixed"], "precision must be one of ['32-true', 'bf16-mixed'], got '16-"),
-        (["precision", "16"], "got 16"),
-        (["precision", "16-true"], "got '16-true'"),
+        (
+            ["precision", "16-true"],
+            "one of ['32-true', 'bf16-mixed', '16-mixed'], got '16-t",
+        ),
+        (["precision", "bf16-true"], "got 'bf16-true'"),
         (["precision", "64-true"], "got '64-true'"),
-        (["gradient_clip_val", "0.5"], "gradient_clip_val cannot be set, got 0.5"),
-        (["gradient_clip_algorithm", "value"], "gradient_clip_algorithm cannot be set"),
     ],
 )
-def test_settings_that_pass_by_the_rows_are_refused_before_training(
+def test_settings_that_rows_cannot_have_are_refused_before_training(
     options: list[str], words: str, folder, tmp_path, capsys
 ) -> None:
     config = write(tiny_config(folder), tmp_path)
@@ -33,6 +35,40 @@ def test_settings_that_pass_by_the_rows_are_refused_before_training(
     assert "Traceback" not in error
     assert words in error
     assert not list(run.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("16-mixed", None, None), "precision must be one of ['32-true', 'bf16-mixed'], got '16-"),
+        ((16, None, None), "got 16"),
+        (("32-true", 0.5, None), "gradient_clip_val cannot be set where rows are spread over"),
+        (("32-true", None, "value"), "gradient_clip_algorithm cannot be set where rows are"),
+    ],
+)
+def test_settings_that_pass_by_rows_of_several_processes_are_refused(settings, words) -> None:
+    check_settings(*settings, is_sharded=False)
+    with pytest.raises(RecembError) as caught:
+        check_settings(*settings, is_sharded=True)
+    assert words in str(caught.value)
+
+
+def test_clipping_reaches_rows(folder, tmp_path) -> None:
+    """SGD moves rows by their gradient: under Adam clipping would not show."""
+    moved = {}
+    for clip in (None, 1e-4):
+        config = tiny_config(folder)
+        config["model"]["init_args"]["rows_optimizer"] = {"kind": "sgd", "learning_rate": 1.0}
+        config["trainer"] |= {"max_steps": 1, "gradient_clip_val": clip}
+        (tmp_path / str(clip)).mkdir()
+        run = tmp_path / str(clip) / "run"
+        arguments = ["fit", "--config", write(config, tmp_path / str(clip)), "--run", str(run)]
+        assert main(arguments) == 0
+        state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+        moved[clip] = state["embeddings.rows.item"]
+    # Both began with the same rows.
+    difference = (moved[None] - moved[1e-4]).norm()
+    assert difference > 1e-3
 
 
 def test_accumulated_batches_are_one_step_of_rows_too(folder, tmp_path) -> None:

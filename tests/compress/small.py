@@ -10,17 +10,17 @@ from torch import Tensor
 from recemb.compress.methods import METHODS
 from recemb.compress.tables import Compressed, trained_tables
 from recemb.embeddings import Embeddings
-from recemb.features import Feature, FeatureConfig
+from recemb.features import FeatureConfig, ResolvedFeature
 from recemb.tables.full import Full
 from recemb.tables.kind import IdSpace, TableConfig
 from tests.tables.helpers import as_tensor, embeddings
 
 
-def reading(table: str, num_ids: int | None, lookups: int = 1) -> Feature:
+def reading(table: str, num_ids: int | None, lookups: int = 1) -> ResolvedFeature:
     """Return a feature of a table's name, with counted ids of its own."""
     counts = None if num_ids is None else torch.arange(num_ids, 0, -1)
     space = IdSpace(f"{table} ids", num_ids, counts)
-    return Feature(table, FeatureConfig(table=table, lookups=lookups), space, is_list=False)
+    return ResolvedFeature(table, FeatureConfig(table=table, lookups=lookups), space, is_list=False)
 
 
 def one_table(config: TableConfig, num_ids: int, lookups: int = 1) -> Embeddings:

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from recemb.errors import RecembError
 from recemb.physical import PhysicalTable
-from recemb.rows.optimizers import SGD, Adagrad, Adam, RowsOptimizer, RowWiseAdagrad
+from recemb.rows.optimizers import SGD, Adagrad, Adam, RowWiseAdagrad, UpdateRule
 from recemb.rows.store import RowsStore
 
-MakeStore = Callable[[Mapping[str, PhysicalTable], RowsOptimizer], RowsStore]
+MakeStore = Callable[[Mapping[str, PhysicalTable], UpdateRule], RowsStore]
 Asked = Sequence[tuple[str, Sequence[int]]]
 """Blocks of one gather: a table and the rows asked of it; a table may come twice."""
 Step = Sequence[tuple[Asked, Tensor]]
 """The gathers of one step and the gradient of each."""
 
-OPTIMIZERS: dict[str, RowsOptimizer] = {
+OPTIMIZERS: dict[str, UpdateRule] = {
     "sgd": SGD(learning_rate=0.1),
     "adagrad": Adagrad(learning_rate=0.1, eps=1e-6),
     "rowwise_adagrad": RowWiseAdagrad(learning_rate=0.1, eps=1e-6),
@@ -136,7 +136,7 @@ def random_steps(seed: int, num_steps: int = 6) -> list[Step]:
 class Oracle:
     """Dense float64 tables and the update rules as published."""
 
-    def __init__(self, physical: Mapping[str, PhysicalTable], optimizer: RowsOptimizer) -> None:
+    def __init__(self, physical: Mapping[str, PhysicalTable], optimizer: UpdateRule) -> None:
         self.optimizer = optimizer
         self.num_steps = 0
         self.tables: dict[str, Tensor] = {}
@@ -214,7 +214,7 @@ class RowsStoreContract:
         return make_store(numbered(), SGD(learning_rate=0.5))
 
     @pytest.fixture(params=list(OPTIMIZERS))
-    def optimizer(self, request: pytest.FixtureRequest) -> RowsOptimizer:
+    def optimizer(self, request: pytest.FixtureRequest) -> UpdateRule:
         """Every optimizer in turn."""
         return OPTIMIZERS[request.param]
 
@@ -265,9 +265,7 @@ class RowsStoreContract:
 
     # Updating
 
-    def test_update_equals_the_oracle(
-        self, make_store: MakeStore, optimizer: RowsOptimizer
-    ) -> None:
+    def test_update_equals_the_oracle(self, make_store: MakeStore, optimizer: UpdateRule) -> None:
         store, oracle = make_store(drawn(), optimizer), Oracle(drawn(), optimizer)
         for step in random_steps(seed=11):
             train(store, [step])
@@ -293,7 +291,7 @@ class RowsStoreContract:
         torch.testing.assert_close(store.tables()["a"].double(), weight.detach(), rtol=0, atol=2e-6)
 
     def test_rows_that_no_step_asked_for_keep_every_bit(
-        self, make_store: MakeStore, optimizer: RowsOptimizer
+        self, make_store: MakeStore, optimizer: UpdateRule
     ) -> None:
         store = make_store(drawn(), optimizer)
         train(store, random_steps(seed=1, num_steps=1))
@@ -313,7 +311,7 @@ class RowsStoreContract:
         assert not torch.equal(store.tables()["b"][0], rows["b"][0])
 
     def test_rows_read_without_a_backward_pass_keep_every_bit(
-        self, make_store: MakeStore, optimizer: RowsOptimizer
+        self, make_store: MakeStore, optimizer: UpdateRule
     ) -> None:
         store = make_store(drawn(), optimizer)
         train(store, random_steps(seed=1, num_steps=1))
@@ -325,7 +323,7 @@ class RowsStoreContract:
             assert torch.equal(store.optimizer_state()[name][[1, 3]], state[name][[1, 3]])
 
     def test_evaluation_leaves_no_gradient(
-        self, make_store: MakeStore, optimizer: RowsOptimizer
+        self, make_store: MakeStore, optimizer: UpdateRule
     ) -> None:
         store = make_store(drawn(), optimizer)
         before = copies(store.tables())
@@ -336,7 +334,7 @@ class RowsStoreContract:
 
     @pytest.mark.parametrize("is_training", [True, False])
     def test_rows_train_in_every_mode(
-        self, make_store: MakeStore, optimizer: RowsOptimizer, is_training: bool
+        self, make_store: MakeStore, optimizer: UpdateRule, is_training: bool
     ) -> None:
         store, oracle = make_store(drawn(), optimizer), Oracle(drawn(), optimizer)
         store.train(is_training)
@@ -359,7 +357,7 @@ class RowsStoreContract:
     @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
     @pytest.mark.parametrize("asked", [[4, 2, 4], list(range(9))], ids=["some rows", "all rows"])
     def test_gradients_that_are_not_finite_change_nothing_anywhere(
-        self, make_store: MakeStore, optimizer: RowsOptimizer, wrong: float, asked: list[int]
+        self, make_store: MakeStore, optimizer: UpdateRule, wrong: float, asked: list[int]
     ) -> None:
         store = make_store({"b": drawn()["b"], "wide": drawn()["wide"]}, optimizer)
         oracle = Oracle({"b": drawn()["b"], "wide": drawn()["wide"]}, optimizer)
@@ -380,7 +378,7 @@ class RowsStoreContract:
         oracle.check(store)
 
     def test_backward_passes_before_a_step_add_up(
-        self, make_store: MakeStore, optimizer: RowsOptimizer
+        self, make_store: MakeStore, optimizer: UpdateRule
     ) -> None:
         store, oracle = make_store(drawn(), optimizer), Oracle(drawn(), optimizer)
         first, second, third = random_steps(seed=2, num_steps=3)
@@ -395,7 +393,7 @@ class RowsStoreContract:
         oracle.check(store)
 
     def test_one_backward_pass_through_several_gathers_adds_up(
-        self, make_store: MakeStore, optimizer: RowsOptimizer
+        self, make_store: MakeStore, optimizer: UpdateRule
     ) -> None:
         store, oracle = make_store(drawn(), optimizer), Oracle(drawn(), optimizer)
         (step,) = random_steps(seed=4, num_steps=1)
@@ -407,9 +405,7 @@ class RowsStoreContract:
         oracle.step(both)
         oracle.check(store)
 
-    def test_discard_forgets_gradients(
-        self, make_store: MakeStore, optimizer: RowsOptimizer
-    ) -> None:
+    def test_discard_forgets_gradients(self, make_store: MakeStore, optimizer: UpdateRule) -> None:
         store = make_store(drawn(), optimizer)
         first, second = random_steps(seed=3, num_steps=2)
         train(store, [first])
@@ -422,7 +418,7 @@ class RowsStoreContract:
         assert_same(store.tables(), rows)
 
     def test_training_after_discard_is_as_if_nothing_had_been(
-        self, make_store: MakeStore, optimizer: RowsOptimizer
+        self, make_store: MakeStore, optimizer: UpdateRule
     ) -> None:
         store, oracle = make_store(drawn(), optimizer), Oracle(drawn(), optimizer)
         first, second = random_steps(seed=3, num_steps=2)
@@ -447,7 +443,7 @@ class RowsStoreContract:
     # Beginning anew
 
     def test_reset_rows_have_their_vectors_and_no_state(
-        self, make_store: MakeStore, optimizer: RowsOptimizer
+        self, make_store: MakeStore, optimizer: UpdateRule
     ) -> None:
         store = make_store(drawn(), optimizer)
         train(store, random_steps(seed=1, num_steps=2))
@@ -464,7 +460,7 @@ class RowsStoreContract:
         assert gather(store, [("b", [0, 4])]).tolist() == values[[1, 0]].tolist()
 
     def test_reset_rows_train_as_new_ones(
-        self, make_store: MakeStore, optimizer: RowsOptimizer
+        self, make_store: MakeStore, optimizer: UpdateRule
     ) -> None:
         store, oracle = make_store(drawn(), optimizer), Oracle(drawn(), optimizer)
         first, second = random_steps(seed=5, num_steps=2)
@@ -488,7 +484,7 @@ class RowsStoreContract:
         assert shapes == {"a": (4, 2), "wide": (3, 3), "b": (5, 2)}
 
     def test_optimizer_state_is_whole_named_and_zero_at_first(
-        self, make_store: MakeStore, optimizer: RowsOptimizer, request: pytest.FixtureRequest
+        self, make_store: MakeStore, optimizer: UpdateRule, request: pytest.FixtureRequest
     ) -> None:
         physical = {name: table for name, table in drawn().items() if table.dim == 4}
         state = make_store(physical, optimizer).optimizer_state()
@@ -507,7 +503,7 @@ class RowsStoreContract:
         assert int(store.optimizer_state()["step"]) == 3
 
     def test_loaded_store_continues_bit_for_bit(
-        self, make_store: MakeStore, optimizer: RowsOptimizer
+        self, make_store: MakeStore, optimizer: UpdateRule
     ) -> None:
         steps = random_steps(seed=9)
         store, other = make_store(drawn(), optimizer), make_store(drawn(), optimizer)

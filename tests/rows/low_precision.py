@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recemb.physical import PhysicalTable, Precision, Step, StoredPrecision
 from recemb.rows.local import LocalRowsStore
-from recemb.rows.optimizers import SGD, RowsOptimizer
+from recemb.rows.optimizers import SGD, UpdateRule
 from tests.rows.contract import gather
 from tests.rows.decode import decoded, units
 
@@ -28,7 +28,7 @@ def store_of(
     values: Mapping[str, Tensor],
     precision: StoredPrecision,
     step: Step,
-    optimizer: RowsOptimizer | None = None,
+    optimizer: UpdateRule | None = None,
 ) -> LocalRowsStore:
     """Return a store whose tables start from given values."""
 

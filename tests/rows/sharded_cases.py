@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recemb.physical import PhysicalTable, Sharding, Uniform
-from recemb.rows.optimizers import SGD, Adagrad, Adam, RowsOptimizer, RowWiseAdagrad
+from recemb.rows.optimizers import SGD, Adagrad, Adam, RowWiseAdagrad, UpdateRule
 from recemb.rows.store import RowsStore
 
 NUM_STEPS = 6
@@ -50,7 +50,7 @@ class ShardedCase:
     """Tables, their optimizer and how they lie."""
 
     shardings: Mapping[str, Sharding]
-    optimizer: RowsOptimizer = field(default_factory=lambda: Adam(learning_rate=0.05))
+    optimizer: UpdateRule = field(default_factory=lambda: Adam(learning_rate=0.05))
     tables: Mapping[str, PhysicalTable] = field(default_factory=tables)
 
     @property
@@ -137,7 +137,12 @@ def run(
 
         seen.append(forward())
         # Rates may change between steps.
-        store.optimizer = case.optimizer.scaled(1 / (1 + step % 2))
+        rule, factor = case.optimizer, 1 / (1 + step % 2)
+        store.optimizer = replace(
+            rule,
+            learning_rate=rule.learning_rate * factor,
+            step_learning_rate=rule.step_learning_rate * factor,
+        )
         store.step(forward)
         if step % NUM_STEPS == RESET_AFTER:
             for name, table in case.physical.items():

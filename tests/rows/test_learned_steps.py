@@ -10,7 +10,7 @@ from torch import Tensor
 from recemb.physical import Precision
 from recemb.rows.flat import FIRST_STEP, LearnedStepFlat
 from recemb.rows.local import LocalRowsStore
-from recemb.rows.optimizers import SGD, Adam, RowsOptimizer
+from recemb.rows.optimizers import SGD, Adam, UpdateRule
 from tests.rows.contract import assert_same, copies, gather
 from tests.rows.low_precision import LIMIT, drawn, held, store_of
 
@@ -18,7 +18,7 @@ RATE, STEP_RATE = 0.1, 0.003
 
 
 def learned_store(
-    values: Tensor, precision: Precision = "int8", optimizer: RowsOptimizer | None = None
+    values: Tensor, precision: Precision = "int8", optimizer: UpdateRule | None = None
 ) -> LocalRowsStore:
     """Return a store of one table whose steps are learned at a rate that shows."""
     rule = optimizer or SGD(learning_rate=RATE, step_learning_rate=STEP_RATE)

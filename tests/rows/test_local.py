@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from recemb.errors import RecembError
 from recemb.physical import PhysicalTable, Precision, zeros
 from recemb.physical import Step as QuantisationStep
-from recemb.rows.local import LocalRowsStore, sum_duplicates
+from recemb.rows.local import LocalRowsStore
 from recemb.rows.optimizers import SGD, Adam
+from recemb.rows.pending import sum_duplicates
 from recemb.rows.reference import ReferenceRowsStore
 from recemb.rows.store import RowsStore
 from tests.rows.contract import (
@@ -92,13 +93,20 @@ def test_sum_duplicates_that_come_sorted() -> None:
     assert sums.tolist() == [[1.0], [6.0], [8.0]]
 
 
-def test_a_dense_optimizer_leaves_the_rows_alone() -> None:
-    store = LocalRowsStore(drawn(), SGD())
+def test_a_dense_optimizer_is_refused_the_rows() -> None:
+    store = LocalRowsStore(drawn(), SGD(learning_rate=0.5))
     before = copies(store.tables())
-    dense = torch.optim.SGD(store.parameters(), lr=1.0, weight_decay=0.1)
-    gather(store, [("a", [1, 2])]).sum().backward()
-    dense.step()
+    other = torch.nn.Parameter(torch.ones(1))
+    dense = torch.optim.SGD([other, *store.parameters()], lr=1.0, weight_decay=0.1)
+    (gather(store, [("a", [1, 2])]).sum() + other.sum()).backward()
+    with pytest.raises(
+        RecembError, match=r"^SGD: it was given the rows of table 'a', which it can"
+    ):
+        dense.step()
     assert_same(store.tables(), before)
+    assert other.item() == 1
+    store.step()
+    assert torch.equal(store.tables()["a"][1], before["a"][1] - 0.5)
 
 
 @pytest.mark.parametrize("no_gradient", [torch.no_grad, torch.inference_mode])
@@ -181,7 +189,29 @@ def test_zero_grad_before_a_step_drops_gradients_and_says_so() -> None:
     assert torch.equal(store.tables()["a"][1], before["a"][1] - 0.5)
 
 
-@pytest.mark.parametrize("order", ["zero, step", "step, zero", "zero afterwards"])
+def test_zero_grad_right_before_a_step_says_so_too() -> None:
+    store = LocalRowsStore(drawn(), SGD(learning_rate=0.5))
+    before = copies(store.tables())
+    backward(store, ONES)
+    store.zero_grad()
+    with pytest.warns(UserWarning, match=r"^rows: the gradients of 1 backward passes were dropped"):
+        store.step()
+    assert_same(store.tables(), before)
+
+
+def test_gradients_that_were_set_to_zero_touch_no_row() -> None:
+    store = LocalRowsStore(drawn(), Adam(learning_rate=0.5))
+    train(store, [ONES])
+    before = copies(store.tables())
+    backward(store, ONES)
+    store.zero_grad(set_to_none=False)
+    backward(store, [([("a", [2])], torch.ones(1, 4))])
+    store.step()
+    assert torch.equal(store.tables()["a"][1], before["a"][1])
+    assert not torch.equal(store.tables()["a"][2], before["a"][2])
+
+
+@pytest.mark.parametrize("order", ["zero, step", "step, zero"])
 def test_zero_grad_in_its_place_says_nothing(order: str, recwarn: pytest.WarningsRecorder) -> None:
     store = LocalRowsStore(drawn(), SGD(learning_rate=0.5))
     before = copies(store.tables())
@@ -189,8 +219,6 @@ def test_zero_grad_in_its_place_says_nothing(order: str, recwarn: pytest.Warning
         if order == "zero, step":
             store.zero_grad()
         backward(store, [*ONES, *ONES])
-        if order == "zero afterwards":
-            store.zero_grad()
         store.step()
         if order == "step, zero":
             store.zero_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recemb.errors import RecembError
-from recemb.rows.optimizers import SGD, Adagrad, Adam, RowsOptimizer, RowWiseAdagrad
+from recemb.rows.optimizers import SGD, Adagrad, Adam, RowWiseAdagrad, UpdateRule
 
 ROWS = torch.tensor([[1.0, 2.0], [-1.0, 0.5]])
 GRADS = torch.tensor([[3.0, -4.0], [0.0, 1.0]])
@@ -18,7 +18,7 @@ def _close(got: Tensor, wanted: list[list[float]]) -> None:
     torch.testing.assert_close(got, torch.tensor(wanted), rtol=1e-6, atol=1e-7)
 
 
-def _state(optimizer: RowsOptimizer, value: float) -> dict[str, Tensor]:
+def _state(optimizer: UpdateRule, value: float) -> dict[str, Tensor]:
     return {name: torch.full((2, n), value) for name, n in optimizer.state_dims(2).items()}
 
 
@@ -80,7 +80,7 @@ def test_adams_first_step_is_the_learning_rate() -> None:
 
 
 @pytest.mark.parametrize("optimizer", [SGD(), Adagrad(), RowWiseAdagrad(), Adam()])
-def test_update_leaves_its_inputs_alone(optimizer: RowsOptimizer) -> None:
+def test_update_leaves_its_inputs_alone(optimizer: UpdateRule) -> None:
     rows, grads = ROWS.clone(), GRADS.clone()
     optimizer.update(rows, grads, _state(optimizer, 0.0), step=1)
     assert torch.equal(rows, ROWS)
@@ -89,7 +89,7 @@ def test_update_leaves_its_inputs_alone(optimizer: RowsOptimizer) -> None:
 
 @pytest.mark.parametrize("kind", [SGD, Adagrad, RowWiseAdagrad, Adam])
 @pytest.mark.parametrize("value", [0.0, -0.1, math.nan])
-def test_learning_rate_must_be_above_zero(kind: type[RowsOptimizer], value: float) -> None:
+def test_learning_rate_must_be_above_zero(kind: type[UpdateRule], value: float) -> None:
     with pytest.raises(RecembError, match=rf"^rows: learning_rate must be above 0, got {value}$"):
         kind(learning_rate=value).check("rows")
 
@@ -105,12 +105,12 @@ def test_betas_must_be_below_one(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("kind", [Adagrad, RowWiseAdagrad, Adam])
 @pytest.mark.parametrize("value", [0.0, -1e-8])
-def test_eps_must_be_above_zero(kind: type[RowsOptimizer], value: float) -> None:
+def test_eps_must_be_above_zero(kind: type[UpdateRule], value: float) -> None:
     # With eps = 0 a row whose gradients cancel becomes 0 / 0.
     with pytest.raises(RecembError, match=rf"^rows: eps must be above 0, got {value}$"):
         kind(eps=value).check("rows")
 
 
 @pytest.mark.parametrize("kind", [SGD, Adagrad, RowWiseAdagrad, Adam])
-def test_defaults_are_accepted(kind: type[RowsOptimizer]) -> None:
+def test_defaults_are_accepted(kind: type[UpdateRule]) -> None:
     kind().check("rows")

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from recemb.physical import PhysicalTable, Sharding
 from recemb.rows.local import LocalRowsStore
-from recemb.rows.optimizers import RowsOptimizer
+from recemb.rows.optimizers import UpdateRule
 from recemb.rows.planner import loads_of, place
 from recemb.rows.store import RowsStore
 from recemb.rows.torchrec_store import BATCH_SIZE, TorchRecRowsStore
@@ -40,7 +40,7 @@ class TestTorchRecRowsStoreInOneProcess(RowsStoreContract):
 
     @pytest.fixture
     def make_store(self) -> MakeStore:
-        def make(physical: Mapping[str, PhysicalTable], optimizer: RowsOptimizer) -> RowsStore:
+        def make(physical: Mapping[str, PhysicalTable], optimizer: UpdateRule) -> RowsStore:
             how: dict[str, Sharding] = {"b": "row_wise"}
             placed = {
                 name: replace(table, sharding=how.get(name, "data_parallel"))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recemb.embeddings import Embeddings
-from recemb.features import Feature
+from recemb.features import ResolvedFeature
 from recemb.jagged import Ids
 from recemb.rows.optimizers import SGD
 from recemb.tables.kind import TableConfig
@@ -93,7 +93,7 @@ class Case:
         width: int = self.settings.get("project") or self.settings["dim"] * self.lookups
         return width
 
-    def features(self) -> list[Feature]:
+    def features(self) -> list[ResolvedFeature]:
         """Return a feature of another id space, a plain one, and a list feature per pooling."""
         features = [
             feature("who", "ads", space="user", lookups=self.lookups),

@@ -14,7 +14,7 @@ import torch
 from recemb.accounting import table_report
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
-from recemb.features import Feature
+from recemb.features import ResolvedFeature
 from recemb.tables.kind import TableConfig
 from recemb.tables.registry import table_config
 from tests.tables.case import Case
@@ -26,7 +26,7 @@ BIG = [space_of("users"), space_of("items")]
 SHARES = (0.5, 0.1, 0.03)
 
 
-def big_features(lookups: int) -> list[Feature]:
+def big_features(lookups: int) -> list[ResolvedFeature]:
     """Return features of the two large id spaces."""
     spaces = {"who": "users", "one": "items"}
     return [feature(name, "ads", space=one, lookups=lookups) for name, one in spaces.items()]

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from recemb.embeddings import Embeddings
-from recemb.features import Feature, FeatureConfig
+from recemb.features import FeatureConfig, ResolvedFeature
 from recemb.jagged import Jagged, Vectors
 from recemb.pooling import Pooling
 from recemb.rows.local import LocalRowsStore
-from recemb.rows.optimizers import SGD, RowsOptimizer
+from recemb.rows.optimizers import SGD, UpdateRule
 from recemb.tables.kind import IdSpace, TableConfig
 from tests.rows.decode import decoded
 
@@ -36,16 +36,16 @@ def feature(
     space: str = "item",
     pooling: Pooling | None = None,
     lookups: int = 1,
-) -> Feature:
+) -> ResolvedFeature:
     """Return a feature; with a pooling it is a list, without one it has one id per sample."""
     config = FeatureConfig(table=table, pooling=pooling or "mean", lookups=lookups)
-    return Feature(name, config, space_of(space), pooling is not None)
+    return ResolvedFeature(name, config, space_of(space), pooling is not None)
 
 
 def embeddings(
     tables: Mapping[str, TableConfig],
-    features: Sequence[Feature],
-    optimizer: RowsOptimizer | None = None,
+    features: Sequence[ResolvedFeature],
+    optimizer: UpdateRule | None = None,
     seed: int = 1,
 ) -> Embeddings:
     """Return embeddings over a local store, drawn from ``seed``; the global generator is kept."""

@@ -13,7 +13,7 @@ from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.hashing import rows_of_one, salt_of
 from recemb.jagged import Ids
-from recemb.rows.optimizers import Adam, RowsOptimizer
+from recemb.rows.optimizers import Adam, UpdateRule
 from recemb.tables.dynamic import Dynamic
 from recemb.tables.id_map import ChangingIds, Reads
 from recemb.tables.kind import IdSpace, TableConfig
@@ -135,9 +135,7 @@ class TestProjected(Full):
 # What happens to ids, by hand
 
 
-def one_feature(
-    rule: RowsOptimizer | None = None, space: str = "url", **more: object
-) -> Embeddings:
+def one_feature(rule: UpdateRule | None = None, space: str = "url", **more: object) -> Embeddings:
     """Return a table ``ads`` of raw ids: 2 rows of their own and 4 shared unless told otherwise."""
     given = {"dim": 3, "num_rows": 6, "shared": 4 / 6, "every": 1, "decay": 1.0, **more}
     config = Dynamic(num_candidates=1000, **given)  # type: ignore[arg-type]

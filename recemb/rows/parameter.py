@@ -1,0 +1,94 @@
+"""Rows parameters: how the rows of a table show themselves to the tools that torch has.
+
+A table is too large for a gradient of its own size. What backward passes leave are the distinct
+rows that were read, and the sum of the gradients of each. A rows parameter has these sums as its
+``grad``, a line per touched row. So whatever works on gradients in place reaches rows: clipping by
+norm and by value, ``GradScaler``, ``zero_grad``. Its own values are zeros that take no memory: rows
+lie in the rows store, and only a step of the store changes them.
+
+Shapes: U touched rows, D elements per row.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from recemb.errors import RecembError
+
+
+class RowsParameter(nn.Parameter):
+    """Stands for the rows of one physical table among the parameters of a module.
+
+    Args:
+        table: Its name.
+        dim: D.
+
+    Attributes:
+        rows_U: The touched rows, ascending, while ``grad`` has their gradients (U, D).
+    """
+
+    table: str
+    rows_U: Tensor | None
+
+    def __new__(cls, table: str, dim: int) -> "RowsParameter":
+        """Return the parameter of a table of which no row has a gradient."""
+        parameter = super().__new__(cls, torch.empty(0, dim))
+        parameter.table, parameter.rows_U = table, None
+        return parameter
+
+    def hold(self, rows_U: Tensor, grads_UD: Tensor) -> None:
+        """Let ``grad`` be the gradients of touched rows."""
+        self.rows_U = rows_U
+        # A gradient must have its parameter's shape; one stored zero is read everywhere.
+        self.data = grads_UD.new_zeros(()).expand(grads_UD.shape)
+        self.grad = grads_UD
+
+    def release(self) -> None:
+        """Forget gradients."""
+        if self.rows_U is not None:
+            self.rows_U = None
+            self.data = self.data.new_empty(0, self.shape[1])
+        self.grad = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RowsParameter":
+        """Return a copy without gradients, as copies of parameters are."""
+        copy = RowsParameter(self.table, self.shape[1])
+        copy.data = copy.data.to(self.device)
+        memo[id(self)] = copy
+        copy.requires_grad = self.requires_grad
+        return copy
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle what the parameter is, without gradients."""
+        return _rebuild, (self.table, self.shape[1], self.requires_grad)
+
+
+def _rebuild(table: str, dim: int, requires_grad: bool) -> RowsParameter:
+    parameter = RowsParameter(table, dim)
+    parameter.requires_grad = requires_grad
+    return parameter
+
+
+_accepted = "is_optimizer_of_rows"
+"""An attribute of optimizers that may have rows among their parameters."""
+
+
+def _refuse_rows(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Refuse the first step of an optimizer that would take rows for a tensor of their own."""
+    if getattr(optimizer, _accepted, False):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if isinstance(parameter, RowsParameter):
+                name = type(optimizer).__name__
+                raise RecembError(
+                    f"{name}: it was given the rows of table {parameter.table!r}, which it cannot "
+                    "train; give it recemb.optim.dense_parameters(model), and rows to "
+                    f"recemb.optim.RowsOptimizer(embeddings, dense={name}(...))"
+                )
+    setattr(optimizer, _accepted, True)
+
+
+register_optimizer_step_pre_hook(_refuse_rows)
