@@ -26,6 +26,7 @@ from recemb.data.long_histories import Protocol, read_log, write_rows
 from recemb.data.prepared import Prepared
 from recemb.errors import RecembError
 from recemb.files import reading
+from recemb.frames import Source, path_of, shown
 
 FORMAT = "behaviours-3"
 """Names what is written; it changes with the content, so no stale folder is read."""
@@ -42,9 +43,9 @@ class BehaviourLog(Prepared):
     ``category`` of an item; and, raw, ``history_seconds`` (before the target).
 
     Args:
-        source: The file (.csv, .tsv or .parquet), in the current folder or ``$RECEMB_DATA``. Ids
-            are integers or strings; times are numbers, dates, or text as
-            :mod:`recemb.data.times` reads it.
+        source: The file (.csv, .tsv or .parquet), in the current folder or ``$RECEMB_DATA``; or a
+            frame (:mod:`recemb.frames`). Ids are integers or strings; times are numbers, dates, or
+            text as :mod:`recemb.data.times` reads it.
         names: Columns of a text file without a header, in order.
         columns: Names in the file of ``user``, ``item``, ``time``, ``category`` and ``behaviour``,
             as far as they differ; null for a category or behaviour that the file does not have.
@@ -66,7 +67,7 @@ class BehaviourLog(Prepared):
     def __init__(
         self,
         *,
-        source: str,
+        source: Source,
         names: list[str] | None = None,
         columns: dict[str, str | None] | None = None,
         behaviours: list[str] | None = None,
@@ -78,7 +79,7 @@ class BehaviourLog(Prepared):
         eval_batch_size: int = 2048,
         seed: int = 1,
     ) -> None:
-        self.source = find(source)
+        self.source = find(path_of(source, "source"))
         self.names = names
         self.roles = check_roles(columns or {})
         self.behaviours = behaviours
@@ -124,7 +125,7 @@ class BehaviourLog(Prepared):
         rows, per_second = read_behaviours(
             self.source, self.names, self.roles, self.behaviours, self.time_format
         )
-        log = read_log(rows, self.source, self.protocol.min_behaviours, per_second)
+        log = read_log(rows, shown(self.source), self.protocol.min_behaviours, per_second)
         write_rows(log if self.seconds else replace(log, time_N=None), self.protocol, folder)
         if "category" in rows.columns:
             # The most frequent of an item's; of as frequent ones the smallest.
@@ -185,13 +186,13 @@ def read_behaviours(
     with reading(path, "log", "write it again"):
         frame = rows.collect(engine="streaming")
     if frame.is_empty():
-        raise RecembError(f"{path}: no row is of behaviours {kept}; name those of the file")
+        raise RecembError(f"{shown(path)}: no row is of behaviours {kept}; name those of the file")
     number_N = frame[ROW]
     columns = EventColumns(
         {role: name for role, name in given.items() if role != "time"}, given["time"], time_format
     )
     return check_events(
-        frame, columns, path, lambda row: place(int(number_N[row])), what="behaviour"
+        frame, columns, shown(path), lambda row: place(int(number_N[row])), what="behaviour"
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from recemb.errors import RecembError
+from recemb.frames import Source, path_of
 from recemb.vocabulary import Unknown, VocabularyConfig
 
 IdType = Literal["string", "integer"]
@@ -73,8 +74,9 @@ class NumberColumn:
 class AttributeFile:
     """A file with one row per id of ``key``: what is known of each, looked up by the model."""
 
-    path: str
-    """Parquet or CSV file, absolute or relative to the data folder."""
+    path: Source
+    """Parquet or CSV file, absolute or relative to the data folder; or a frame
+    (:mod:`recemb.frames`), of which it becomes the file."""
     key: str
     """Column of the data whose ids the rows describe."""
     column: str | None = None
@@ -83,6 +85,9 @@ class AttributeFile:
     """Columns with one id per row."""
     lists: dict[str, ListColumn] = field(default_factory=dict)
     """Columns with a list of ids per row."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", path_of(self.path, "attributes"))
 
     @property
     def key_in_file(self) -> str:

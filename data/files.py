@@ -19,6 +19,8 @@ from recemb.data.csv_copy import FORMAT, header_of, write_copy
 from recemb.data.csv_copy import ROW_GROUP as ROW_GROUP
 from recemb.errors import RecembError
 from recemb.files import one_line, reading
+from recemb.frames import shown
+from recemb.paths import cache_root as cache_root
 from recemb.paths import data_root as data_root
 from recemb.paths import find as find
 from recemb.text_lines import SEPARATORS as SEPARATORS
@@ -26,12 +28,6 @@ from recemb.text_lines import line_of
 
 PROGRESS_ROWS = 1_000_000
 """Files with fewer rows are read too fast for a progress bar to be of use."""
-
-
-def cache_root() -> Path:
-    """Return where prepared files go: ``$RECEMB_CACHE``, or ``~/.cache/recemb/prepared``."""
-    default = Path.home() / ".cache" / "recemb" / "prepared"
-    return Path(os.environ.get("RECEMB_CACHE") or default)
 
 
 def find_raw(source: Path, names: Sequence[str], what: str) -> Path:
@@ -67,10 +63,16 @@ class TableFile:
 
     Raises:
         RecembError: If the file is missing, empty, truncated or of another kind.
+
+    Attributes:
+        path: What errors call it: its path, or ``frame train`` where it was made of a frame.
+        source: Its path.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.source = path
+        self.path = shown(path)
+        self._what = "file" if self.path == path else "frame"
         if not os.path.isfile(path):
             raise RecembError(f"{path}: there is no such file; check the path")
         if path.suffix != ".parquet" and path.suffix not in SEPARATORS:
@@ -91,14 +93,14 @@ class TableFile:
         self._groups = [group for group, size in enumerate(sizes) if size]
         self.num_rows: int = sum(self.group_sizes)
         if not self.num_rows:
-            raise RecembError(f"{path}: the file has no rows")
+            raise RecembError(f"{self.path}: the {self._what} has no rows")
 
     def require(self, columns: Sequence[str]) -> None:
         """Raise a :class:`RecembError` naming the first of ``columns`` that is not there once."""
         for column in columns:
             if column not in self.names:
                 raise RecembError(
-                    f"{self.path}: column {column!r} is missing; the file has {self.names}"
+                    f"{self.path}: column {column!r} is missing; the {self._what} has {self.names}"
                 )
             if self.names.count(column) > 1:
                 self._refuse_twice(column)
@@ -170,8 +172,8 @@ class TableFile:
 
 
 def is_text_file(path: Path) -> bool:
-    """Return whether a file is of text, whose cells have no types."""
-    return path.suffix != ".parquet"
+    """Return whether a file is of text, whose cells have no types; what names a frame is none."""
+    return path.suffix not in (".parquet", "")
 
 
 def place_in(path: Path, row: int) -> str:

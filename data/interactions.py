@@ -29,6 +29,7 @@ from recemb.data.id_types import IdsOfFile
 from recemb.data.prepared import Prepared
 from recemb.data.tabular import STAGES
 from recemb.errors import RecembError
+from recemb.frames import Source, path_of
 
 TrainOn = Literal["train", "all"]
 FORMAT = "interactions-3"
@@ -83,11 +84,13 @@ class InteractionData(Prepared):
 
 
 class Interactions(InteractionData):
-    """Any file with one row per (user, item), and perhaps a time.
+    """Any file or frame with one row per (user, item), and perhaps a time.
 
     Args:
-        source: Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``.
-        test: A file of test pairs with the same columns; without it, test is cut from ``source``.
+        source: Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``; or a frame
+            (:mod:`recemb.frames`).
+        test: Test pairs with the same columns, as a file or frame; without it, test is cut from
+            ``source``.
         user: Column of user ids.
         item: Column of item ids.
         time: Column of times: what is cut off a user is then the last, else it is drawn at random,
@@ -109,8 +112,8 @@ class Interactions(InteractionData):
     def __init__(
         self,
         *,
-        source: str,
-        test: str | None = None,
+        source: Source,
+        test: Source | None = None,
         user: str = "user",
         item: str = "item",
         time: str | None = None,
@@ -128,7 +131,8 @@ class Interactions(InteractionData):
         for name, share in (("validation_share", validation_share), ("test_share", test_share)):
             if not 0 < share < 1:
                 raise RecembError(f"data: {name} must be above 0 and below 1, got {share}")
-        self.source = Path(source)
+        self.source = Path(path_of(source, "source"))
+        test = "" if test is None else path_of(test, "test")
         self.test_source = Path(test) if test else None
         ids, types = {"user": user, "item": item}, {"user": user_type, "item": item_type}
         self.event_columns = EventColumns(ids, time, time_format, types)
@@ -165,7 +169,7 @@ class Interactions(InteractionData):
             else:
                 # All of a test file is test, in any order.
                 held = read_pairs(files[1], self.event_columns._replace(time=None), text)
-            write_parts(given, held, self.shares[0], self.train_on, folder, paths[0])
+            write_parts(given, held, self.shares[0], self.train_on, folder, files[0].path)
 
         self.folder = prepared_folder(cache_root(), FORMAT, paths, settings, write)
 

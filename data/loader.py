@@ -131,7 +131,7 @@ class Loader:
             "data.init_args.seed (seed_everything)": self.seed,
             "the number of training rows": num_rows,
             "data.init_args.shuffle_rows": min(self.shuffle_rows, num_rows),
-            "the checksum of the training file": content_of(self.file.path),
+            "the checksum of the training file": content_of(self.file.source),
         }
 
     def __iter__(self) -> Iterator[Batch]:

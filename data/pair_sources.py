@@ -25,6 +25,7 @@ from recemb.data.events import (
 from recemb.data.files import TableFile, exactly
 from recemb.data.values import IdKind, ValueAtError, split_text
 from recemb.errors import RecembError
+from recemb.frames import Source, path_of
 
 ROW = "number of the row"
 """A column for the while of reading; no file has such a name."""
@@ -37,8 +38,8 @@ Directions = Literal["forward", "both"]
 class Baskets:
     """A file of events: which item came into which basket (or session), and when."""
 
-    path: str
-    """Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``."""
+    path: Source
+    """Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``; or a frame."""
     basket: str = "basket"
     """Column that says whose event it is: a basket, a session or a user."""
     item: str = "item"
@@ -56,6 +57,9 @@ class Baskets:
     directions: Directions = "forward"
     """``forward``: the later event is the context of the earlier; ``both``: also the reverse."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", path_of(self.path, "baskets"))
+
     def check(self) -> None:
         """Raise a :class:`RecembError` if a setting is out of range."""
         if self.window < 1:
@@ -71,8 +75,8 @@ class Baskets:
 class Relations:
     """A file with one row per item: what else was bought, and what was looked at instead."""
 
-    path: str
-    """Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``."""
+    path: Source
+    """Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``; or a frame."""
     item: str = "item"
     """Column of item ids."""
     complements: str = "complements"
@@ -81,6 +85,9 @@ class Relations:
     """Column of lists of items; None: there are none, and nothing is measured of them."""
     separator: str = "|"
     """In CSV files, what separates the values of a list."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", path_of(self.path, "relations"))
 
 
 def related(file: TableFile, relations: Relations, column: str, text: bool) -> pl.DataFrame:

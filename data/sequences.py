@@ -35,6 +35,7 @@ from recemb.data.id_types import IdsOfFile
 from recemb.data.prepared import Prepared
 from recemb.data.tabular import STAGES
 from recemb.errors import RecembError
+from recemb.frames import Source, path_of
 from recemb.jagged import Jagged
 from recemb.schema import Schema
 
@@ -92,11 +93,11 @@ class SequenceData(Prepared):
             seed=seed,
         )
 
-    def sessions(self, path: Path) -> tuple[str, pl.Series, Jagged]:
+    def sessions(self, events: Source) -> tuple[str, pl.Series, Jagged]:
         """Return the sessions of a file of events, of which all is known that has happened.
 
         Args:
-            path: Parquet or CSV file with the columns of :attr:`event_columns`.
+            events: Parquet or CSV file, or a frame, with the columns of :attr:`event_columns`.
 
         Returns:
             What the file calls sessions, these, and the items of each by index, oldest first.
@@ -104,7 +105,7 @@ class SequenceData(Prepared):
         Raises:
             RecembError: If the file cannot be read, or does not hold what it should.
         """
-        file = TableFile(find(path))
+        file = TableFile(find(path_of(events, "sessions")))
         text = {"item": self.schema.vocabularies["item"].is_text}
         found = read_sequences(file, self.event_columns, text)
         columns = replace(self.columns, categorical={})
@@ -115,10 +116,11 @@ class SequenceData(Prepared):
 
 
 class Sequences(SequenceData):
-    """Any file of events: one row per (user or session, item, time).
+    """Any file or frame of events: one row per (user or session, item, time).
 
     Args:
-        source: Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``.
+        source: Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``; or a frame
+            (:mod:`recemb.frames`).
         sequence: Column that says whose event it is.
         item: Column of item ids.
         time: Column of times, by which the events of a sequence are ordered: numbers, dates, or
@@ -143,7 +145,7 @@ class Sequences(SequenceData):
     def __init__(
         self,
         *,
-        source: str,
+        source: Source,
         sequence: str = "user",
         item: str = "item",
         time: str | None = None,
@@ -163,7 +165,7 @@ class Sequences(SequenceData):
         for name, share in (("validation_share", validation_share), ("test_share", test_share)):
             if not 0 < share < 0.5:
                 raise RecembError(f"data: {name} must be above 0 and below 0.5, got {share}")
-        self.source = Path(source)
+        self.source = Path(path_of(source, "source"))
         ids = {SEQUENCE: sequence, "item": item}
         types = {SEQUENCE: sequence_type, "item": item_type}
         self.event_columns = EventColumns(ids, time, time_format, types)
@@ -205,14 +207,14 @@ class Sequences(SequenceData):
             ends = int(found["last"].is_duplicated().sum())
             if self.split == "last_sequences" and ends:
                 say(
-                    f"{paths[0]}: {ends:,} of {len(found):,} sequences end at the same time as "
+                    f"{events.path}: {ends:,} of {len(found):,} sequences end at the same time as "
                     f"another; those are ordered by a hash of {SEQUENCE}"
                 )
             if self.split == "last_items":
                 parts = leave_one_out(lists, self.max_length, keys)
             else:
                 parts = cut_by_time(lists, self.shares, self.max_length, keys)
-            write_parts(parts, None, folder, paths[0])
+            write_parts(parts, None, folder, events.path)
 
         self.folder = prepared_folder(cache_root(), FORMAT, paths, settings, write)
 

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from recemb.data.files import TableFile
 from recemb.data.pair_sources import Baskets, Relations, values_of
 from recemb.errors import RecembError
+from recemb.frames import Source, path_of
 
 MAX_ITEMS = 1000
 """Tokens of more items than this tell nothing of them."""
@@ -35,14 +36,17 @@ PART = 256
 class Vectors:
     """A file of items' vectors."""
 
-    path: str
-    """Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``."""
+    path: Source
+    """Parquet or CSV file, in the current folder or under ``$RECEMB_DATA``; or a frame."""
     item: str = "item"
     """Column of item ids."""
     vector: str = "vector"
     """Column of lists of numbers, all of one length."""
     separator: str = "|"
     """In CSV files, what separates the numbers of a list."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", path_of(self.path, "vectors"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

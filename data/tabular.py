@@ -1,4 +1,4 @@
-"""Tabular: any parquet or CSV files with named columns, as a Lightning data module."""
+"""Tabular: parquet or CSV files, or frames, with named columns, as a Lightning data module."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +27,7 @@ from recemb.data.said import said_schema
 from recemb.data.schema import build_schema, count_values
 from recemb.data.values import as_tensor
 from recemb.errors import RecembError
+from recemb.frames import Source, path_of
 from recemb.hashing import hash_strings
 from recemb.schema import Schema
 
@@ -35,21 +36,23 @@ STAGES: tuple[Stage, ...] = ("train", "validation", "test")
 
 
 class Tabular(LightningDataModule):
-    """Train, validate and test on files with named columns.
+    """Train, validate and test on files, or frames (:mod:`recemb.frames`), with named columns.
 
     Vocabularies, number scales and attributes come from the training file alone, unless a protocol
     says that the ids of other files are known too.
 
     Args:
-        folder: Where the files are: a folder in the current one, or under ``$RECEMB_DATA``.
+        folder: Where the files are: a folder in the current one, or under ``$RECEMB_DATA``. Frames
+            need none.
         label: Column of 0 and 1, or of numbers.
         categorical: Columns with one id per row, by feature name.
         lists: Columns with a list of ids per row, by feature name.
         dense: Columns of numbers, by feature name.
         attributes: What is known of the ids of one column.
-        train: Training file (parquet or CSV), in ``folder``.
-        validation: Validation file; None: there is none, and training keeps its last epoch.
-        test: Test file.
+        train: Training file (parquet or CSV), in ``folder``; or a frame.
+        validation: Validation file or frame; None: there is none, and training keeps its last
+            epoch.
+        test: Test file or frame.
         label_type: ``click`` for a label of 0 or 1, ``number`` for one such as a rating.
         known_from: Stages whose ids are known, ``train`` among them. Counts, and so the numbering,
             come from training; ids that it lacks have a count of 0 and the last indices.
@@ -75,15 +78,15 @@ class Tabular(LightningDataModule):
     def __init__(
         self,
         *,
-        folder: str,
         label: str,
+        folder: str = ".",
         categorical: dict[str, IdColumn] | None = None,
         lists: dict[str, ListColumn] | None = None,
         dense: dict[str, NumberColumn] | None = None,
         attributes: AttributeFile | None = None,
-        train: str = "train.parquet",
-        validation: str | None = "validation.parquet",
-        test: str | None = "test.parquet",
+        train: Source = "train.parquet",
+        validation: Source | None = "validation.parquet",
+        test: Source | None = "test.parquet",
         label_type: LabelType = "click",
         known_from: tuple[Stage, ...] = ("train",),
         batch_size: int = 1024,
@@ -115,7 +118,9 @@ class Tabular(LightningDataModule):
         )
         self.attributes = attributes
         named = zip(STAGES, (train, validation, test), strict=True)
-        self.paths: dict[str, str] = {stage: path for stage, path in named if path is not None}
+        self.paths: dict[str, str] = {
+            stage: path_of(path, stage) for stage, path in named if path is not None
+        }
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.shuffle_rows = shuffle_rows

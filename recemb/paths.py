@@ -11,6 +11,12 @@ def data_root() -> Path:
     return Path(os.environ.get("RECEMB_DATA") or Path.home() / ".cache" / "recemb")
 
 
+def cache_root() -> Path:
+    """Return where prepared files go: ``$RECEMB_CACHE``, or ``~/.cache/recemb/prepared``."""
+    default = Path.home() / ".cache" / "recemb" / "prepared"
+    return Path(os.environ.get("RECEMB_CACHE") or default)
+
+
 def find(path: str | Path, *inside: str, missing: str = "there is no such file") -> Path:
     """Return where a file or folder of data is: in the current folder, else under the data's root.
 
