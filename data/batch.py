@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recemb.data.chunk import Chunk
+from recemb.jagged import KeyedJagged
 
 
 class Batch(NamedTuple):
@@ -20,7 +20,7 @@ class Batch(NamedTuple):
         total: Samples of the whole batch.
     """
 
-    ids: KeyedJaggedTensor
+    ids: KeyedJagged
     dense_BK: Tensor
     label_B: Tensor
     total: int
@@ -47,12 +47,10 @@ def batch_of(chunk: Chunk, names: Sequence[str], total: int | None = None) -> Ba
         names: Of the columns with one id per row, then of the list columns.
         total: Rows of the whole batch; by default these are all.
     """
-    ones = torch.ones(chunk.ids_SN.numel(), dtype=torch.int64)
-    lengths = [ones, *(bags.offsets.diff() for bags in chunk.lists)]
+    lengths = [torch.ones_like(chunk.ids_SN, dtype=torch.int64)]
+    lengths += [bags.offsets.diff().unsqueeze(0) for bags in chunk.lists]
     values = [chunk.ids_SN.reshape(-1), *(bags.values for bags in chunk.lists)]
-    ids = KeyedJaggedTensor(
-        keys=list(names),
-        values=torch.cat([part.to(torch.int64) for part in values]),
-        lengths=torch.cat(lengths),
+    ids = KeyedJagged(
+        tuple(names), torch.cat([part.to(torch.int64) for part in values]), torch.cat(lengths)
     )
     return Batch(ids, chunk.dense_NK, chunk.label_N, len(chunk) if total is None else total)

@@ -58,6 +58,18 @@ class KeyedJagged:
         """Return the bag sizes: (F * B,)."""
         return self.lengths_FB.reshape(-1)
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "KeyedJagged":
+        """Return the ids on a device; these ones if they are there."""
+        return KeyedJagged(
+            self.names,
+            self.values_N.to(device, non_blocking=non_blocking),
+            self.lengths_FB.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> "KeyedJagged":
+        """Return the ids in page-locked memory, from which copies to a GPU need not wait."""
+        return KeyedJagged(self.names, self.values_N.pin_memory(), self.lengths_FB.pin_memory())
+
 
 class Jagged(NamedTuple):
     """The bags of one feature, or their vectors: ``values`` (N, ...) and ``lengths`` (B,)."""

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from contextlib import suppress
 
 import pytest
 
@@ -9,7 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests that run beside each other share the cores; before torch counts them.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-with warnings.catch_warnings():
+with warnings.catch_warnings(), suppress(ImportError):
     # fbgemm warns of every optional kernel that its CPU build lacks; only once, at import.
     warnings.simplefilter("ignore")
     import torchrec.sparse.jagged_tensor  # noqa: F401

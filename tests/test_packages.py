@@ -75,7 +75,8 @@ def files(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("hidden", "arguments", "package"),
     [
-        ("torchrec,fbgemm_gpu", ["fit", "--config", "config.yaml", "--run", "new"], "torchrec"),
+        ("torchrec,fbgemm_gpu", ["fit", "--config", "config.yaml", "--run", "new",
+                                 "--trainer.strategy", "torchrec"], "torchrec"),
         ("optuna,sqlalchemy", ["sweep", "--config", "config.yaml", "--space", "space.yaml",
                                "--n-trials", "1", "--run", "swept"], "optuna"),
         ("matplotlib", ["report", "run"], "matplotlib"),
@@ -90,6 +91,50 @@ def test_a_missing_package_is_one_line_with_the_way_to_install_it(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     line = refused(without(hidden, *arguments, cwd=files))
     assert f"needs {package}, which is not installed; {INSTALL[package][1]}" in line
+
+
+SHARDED = "torchrec,fbgemm_gpu,tensordict,iopath,pyre_extensions"
+
+
+WHOLE = """
+for line in sys.stdin:
+    if main(line.split()):
+        sys.exit(f"failed: {line}")
+"""
+IMPORTS = """
+import importlib, pkgutil, sys
+for package in ("models", "data", "command_line"):
+    path = importlib.import_module(f"recemb.{package}").__path__
+    for found in pkgutil.walk_packages(path, f"recemb.{package}."):
+        importlib.import_module(found.name)
+print("imported", sorted(set(sys.argv[1].split(",")) & set(sys.modules)))
+"""
+
+
+def test_one_process_trains_predicts_and_exports_without_what_shards(files, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    fit = "fit --config config.yaml --run alone --trainer.max_epochs 1"
+    checkpoint = "alone/checkpoints/best.ckpt"
+    verbs = [
+        f"{fit} --trainer.limit_train_batches 2",
+        f"predict --config config.yaml --ckpt_path {checkpoint} --run predicted",
+        f"export {checkpoint} --output model.pt",
+    ]
+    code = WITHOUT.replace("sys.exit(main(arguments))\n", WHOLE)
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, SHARDED],
+        cwd=files, input="\n".join(verbs), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert list((files / "predicted").glob("predictions.*"))
+    assert (files / "model.pt").is_file()
+
+
+def test_verbs_models_and_readers_never_import_what_shards(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    command = [sys.executable, "-W", "ignore", "-c", IMPORTS, SHARDED]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.stdout == "imported []\n", ended.stderr[-2000:]
 
 
 def test_a_sweep_and_a_plan_need_no_torchrec_of_their_own():

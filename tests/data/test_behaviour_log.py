@@ -79,7 +79,7 @@ def test_batches_hold_ids_and_raw_seconds(tmp_path):
     data = taobao(tmp_path)
     data.setup("test")
     batch = next(iter(data.test_dataloader()))
-    assert batch.ids.keys() == ["item", "history_item", "history_seconds"]
+    assert batch.ids.keys() == ("item", "history_item", "history_seconds")
     gaps = batch.ids.values()[-24:].tolist()
     assert gaps[:6] == [sequence(11)[1][-1] - time for time in sequence(11)[1][-7:-1]]
     attribute = data.schema.attributes["category"]

@@ -22,6 +22,7 @@ from recemb.data.files import TableFile
 from recemb.data.loader import Loader, ahead
 from recemb.data.schema import build_schema
 from recemb.errors import RecembError
+from recemb.jagged import split_keyed
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +73,7 @@ def make(path: Path) -> Callable[..., Loader]:
 
 
 def rows_of(batch: Batch) -> list[int]:
-    return batch.ids["row"].values().tolist()
+    return split_keyed(batch.ids)["row"].values.tolist()
 
 
 def order(loader: Loader) -> list[int]:
@@ -161,11 +162,13 @@ def test_the_cache_does_not_change_the_batches(
 def test_everything_of_a_row_stays_with_it(make: Callable[..., Loader]) -> None:
     for batch in make():
         rows = rows_of(batch)
-        assert batch.ids["history"].lengths().tolist() == [row % 4 for row in rows]
-        assert batch.ids["history"].values().tolist() == [x for row in rows for x in history(row)]
-        assert batch.ids["empty"].lengths().tolist() == [0] * len(rows)
+        assert split_keyed(batch.ids)["history"].lengths.tolist() == [row % 4 for row in rows]
+        assert split_keyed(batch.ids)["history"].values.tolist() == [
+            x for row in rows for x in history(row)
+        ]
+        assert split_keyed(batch.ids)["empty"].lengths.tolist() == [0] * len(rows)
         # 0, 1, 2 have 21 rows each, 3 and 4 have 20: their indices are their values.
-        assert batch.ids["group"].values().tolist() == [row % 5 for row in rows]
+        assert split_keyed(batch.ids)["group"].values.tolist() == [row % 5 for row in rows]
         assert batch.dense_BK.tolist() == [[row / 2] for row in rows]
         assert batch.label_B.tolist() == [row % 2 for row in rows]
         assert batch.num_samples == len(rows)
@@ -422,7 +425,7 @@ def test_layout_of_a_batch_by_hand() -> None:
         torch.tensor([0.0, 1.0, 1.0]),
     )
     batch = batch_of(chunk, ["user", "movie", "history", "tags"])
-    assert batch.ids.keys() == ["user", "movie", "history", "tags"]
+    assert batch.ids.keys() == ("user", "movie", "history", "tags")
     assert batch.ids.values().tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
     assert batch.ids.values().dtype == torch.int64
     assert batch.ids.lengths().tolist() == [1, 1, 1, 1, 1, 1, 2, 0, 1, 0, 1, 0]

@@ -18,6 +18,7 @@ from recemb.data.movielens import (
     prepare,
 )
 from recemb.errors import RecembError
+from recemb.jagged import split_keyed
 
 
 def ratings(*users: tuple[int, list[tuple[int, int]]]) -> pl.DataFrame:
@@ -188,10 +189,10 @@ def test_the_module_prepares_on_first_use(tiny: Path) -> None:
     )
     data.setup("fit")
     (batch,) = data.test_dataloader()
-    assert batch.ids["history_movie"].lengths().tolist() == [5, 5]
+    assert split_keyed(batch.ids)["history_movie"].lengths.tolist() == [5, 5]
     # Trained on movies 1 to 8, and in histories on 1, 3, 5 and 7; 9 and 10 are unknown (index 8).
-    assert batch.ids["movie"].values().tolist() == [8, 8]
-    assert batch.ids["history_movie"].values().tolist() == [0, 1, 2, 3, 8] * 2
+    assert split_keyed(batch.ids)["movie"].values.tolist() == [8, 8]
+    assert split_keyed(batch.ids)["history_movie"].values.tolist() == [0, 1, 2, 3, 8] * 2
 
 
 # The real data.

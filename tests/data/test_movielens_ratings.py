@@ -12,6 +12,7 @@ from recemb.data.files import data_root
 from recemb.data.movielens_ratings import FORMAT, MovieLensRatings, label_and_split, prepare
 from recemb.errors import RecembError
 from recemb.hashing import hash_string
+from recemb.jagged import split_keyed
 
 STAGES = ("train", "validation", "test")
 
@@ -109,8 +110,8 @@ def test_all_ids_are_known_by_training_counts_and_nothing_else_is(tiny: Path) ->
     assert data.schema.vocabularies["movie"].counts_V.tolist() == [1] * 64 + [0] * 16
     for loader in (data.val_dataloader(), data.test_dataloader()):
         (batch,) = loader
-        assert (batch.ids["movie"].values() >= 64).all()
-        assert (batch.ids["movie"].values() < 80).all()
+        assert (split_keyed(batch.ids)["movie"].values >= 64).all()
+        assert (split_keyed(batch.ids)["movie"].values < 80).all()
 
 
 def test_raw_ids_are_those_of_the_file_and_need_no_vocabulary(tiny: Path) -> None:
@@ -118,12 +119,12 @@ def test_raw_ids_are_those_of_the_file_and_need_no_vocabulary(tiny: Path) -> Non
     data.setup("fit")
     assert data.schema.vocabularies == {}
     (batch,) = data.train_dataloader()
-    movies = batch.ids["movie"].values().tolist()
+    movies = split_keyed(batch.ids)["movie"].values.tolist()
     # Movies are numbered as the ratings are, from 100; of 100 ratings 20 have 3 stars.
     assert len(set(movies)) == 64
     assert {movie for movie in movies if (movie - 100) % 5 == 2} == set()
     assert 100 <= min(movies) < max(movies) < 200
-    zips = set(batch.ids["zip"].values().tolist())
+    zips = set(split_keyed(batch.ids)["zip"].values.tolist())
     assert zips <= {hash_string(f"z{user}") for user in range(1, 11)}
 
 
@@ -133,7 +134,12 @@ def test_the_seed_of_a_run_shuffles_training_and_leaves_the_split_alone(tiny: Pa
         data = MovieLensRatings(source=str(tiny), seed=seed, batch_size=64)
         data.setup("fit")
         (train,), (test,) = data.train_dataloader(), data.test_dataloader()
-        found.append((train.ids["movie"].values().tolist(), test.ids["movie"].values().tolist()))
+        found.append(
+            (
+                split_keyed(train.ids)["movie"].values.tolist(),
+                split_keyed(test.ids)["movie"].values.tolist(),
+            )
+        )
     assert found[0][0] != found[1][0]
     assert sorted(found[0][0]) == sorted(found[1][0])
     assert found[0][1] == found[1][1]

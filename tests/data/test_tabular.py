@@ -10,6 +10,7 @@ import torch
 from recemb.data.columns import AttributeFile, IdColumn, ListColumn, NumberColumn
 from recemb.data.tabular import Tabular
 from recemb.errors import RecembError
+from recemb.jagged import split_keyed
 
 TRAIN = pl.DataFrame({"a": [1, 1, 2, 2], "d": [0.0, 2.0, 0.0, 2.0], "y": [0, 1, 0, 1]})
 OTHER = pl.DataFrame({"a": [3, 3, 3, 1], "d": [50.0, 50.0, 50.0, 50.0], "y": [0, 1, 0, 1]})
@@ -41,7 +42,7 @@ def test_the_schema_is_learned_from_training_alone(folder: Path) -> None:
     assert data.schema.vocabularies["a"].counts_V.tolist() == [2, 2]
     assert (data.schema.dense["d"].mean, data.schema.dense["d"].scale) == (1.0, 1.0)
     (batch,) = data.val_dataloader()
-    assert batch.ids["a"].values().tolist() == [2, 2, 2, 0]
+    assert split_keyed(batch.ids)["a"].values.tolist() == [2, 2, 2, 0]
 
 
 def test_ids_of_other_files_are_known_where_a_protocol_says_so(folder: Path) -> None:
@@ -140,7 +141,7 @@ def test_predict_reads_the_test_file_without_its_label(folder: Path, label: str 
     data.schema = schema
     data.setup("predict")
     (batch,) = data.predict_dataloader()
-    assert batch.ids["a"].values().tolist() == [2, 2, 2, 0]
+    assert split_keyed(batch.ids)["a"].values.tolist() == [2, 2, 2, 0]
     with pytest.raises(RecembError, match=r"test\.parquet: column 'y'"):
         data.test_dataloader()
 

@@ -16,6 +16,7 @@ import polars as pl
 
 from recemb.data.columns import IdColumn, ListColumn, NumberColumn
 from recemb.data.tabular import Tabular
+from recemb.jagged import split_keyed
 from tests.fuzz.judge import Case, MayRefuse
 
 Cells = dict[str, list[str]]
@@ -57,12 +58,12 @@ def load(path: Path, separator: str = "|", **types: str) -> dict[str, list[Any]]
     schema = data.schema
     found: dict[str, list[Any]] = {"label": [], "user": [], "seen": [], "price": []}
     for batch in data.loader("test"):
-        ids = batch.ids.to_dict()
+        ids = split_keyed(batch.ids)
         names = {
-            column: [str(one) for one in schema.vocabularies[column].values(ids[column].values())]
+            column: [str(one) for one in schema.vocabularies[column].values(ids[column].values)]
             for column in ("user", "seen")
         }
-        ends = [0, *ids["seen"].lengths().cumsum(0).tolist()]
+        ends = [0, *ids["seen"].lengths.cumsum(0).tolist()]
         found["label"] += batch.label_B.tolist()
         found["user"] += names["user"]
         found["seen"] += [names["seen"][a:b] for a, b in itertools.pairwise(ends)]

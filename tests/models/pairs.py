@@ -6,6 +6,7 @@ from torch import Tensor
 
 from recemb.data.batch import Batch
 from recemb.features import FeatureConfig
+from recemb.jagged import KeyedJagged
 from recemb.models.lightgcn import LightGCN
 from recemb.models.mf_bpr import MatrixFactorizationBPR
 from recemb.models.ngcf import NGCF
@@ -66,12 +67,7 @@ def adjacency() -> Tensor:
 
 def batch(pairs: list[tuple[int, int]]) -> Batch:
     """Pairs of indices as a data module gives them."""
-    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
-
     user_B, item_B = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T
-    ids = KeyedJaggedTensor(
-        keys=["user", "item"],
-        values=torch.cat([user_B, item_B]),
-        lengths=torch.ones(2 * len(pairs), dtype=torch.int64),
-    )
+    ones_2B = torch.ones(2, len(pairs), dtype=torch.int64)
+    ids = KeyedJagged(("user", "item"), torch.cat([user_B, item_B]), ones_2B)
     return Batch(ids, torch.empty(len(pairs), 0), torch.ones(len(pairs)), max(1, len(pairs)))

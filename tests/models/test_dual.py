@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -64,10 +65,7 @@ def rows(model: Dual) -> list[torch.Tensor]:
 
 def batch(pairs: list[tuple[int, int]]):
     made = pairs_batch(pairs)
-    ids = type(made.ids)(
-        keys=["item", "context"], values=made.ids.values(), lengths=made.ids.lengths()
-    )
-    return made._replace(ids=ids)
+    return made._replace(ids=replace(made.ids, names=("item", "context")))
 
 
 def test_a_step_is_that_of_plain_python() -> None:

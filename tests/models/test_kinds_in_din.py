@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 import torch
 from lightning import Callback, Trainer
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recemb.data.batch import Batch
 from recemb.features import FeatureConfig
+from recemb.jagged import KeyedJagged, split_keyed
 from recemb.models.din import DIN, Network
 from recemb.rows.optimizers import Adam
 from recemb.schema import Column, DenseColumn, Schema
@@ -89,11 +89,8 @@ def batches(count: int, size: int = 32) -> list[Batch]:
         values = [some(NUM_IDS["user"], size), item]
         values += [some(NUM_IDS["tags"], int(sizes["tags"].sum()))]
         values += [some(NUM_IDS["item"], int(sizes["history"].sum()))]
-        ids = KeyedJaggedTensor(
-            keys=["user", "item", "tags", "history"],
-            values=torch.cat(values),
-            lengths=torch.cat([ones, ones, sizes["tags"], sizes["history"]]),
-        )
+        lengths = torch.stack([ones, ones, sizes["tags"], sizes["history"]])
+        ids = KeyedJagged(("user", "item", "tags", "history"), torch.cat(values), lengths)
         dense = torch.randn(size, 1, generator=generator)
         made.append(Batch(ids, dense, (item % 2).float(), len(item)))
     return made
@@ -146,8 +143,8 @@ def test_an_item_is_read_once_however_many_histories_hold_it(
     monkeypatch.setattr(model.embeddings, "forward", forward)
     with torch.no_grad():
         model(batch.ids, batch.dense_BK)
-    by_column = batch.ids.to_dict()
-    met = [int(one) for key in ("item", "history") for one in by_column[key].values()]
+    by_column = split_keyed(batch.ids)
+    met = [int(one) for key in ("item", "history") for one in by_column[key].values]
     assert len(met) > len(set(met))
     assert sorted(asked["item"].tolist()) == sorted(set(met))
 
