@@ -1,6 +1,9 @@
 """recemb: an embedding-table engine for recommender systems.
 
 ids --encode--> row numbers --gather--> row vectors --compose--> one vector per id --pool--> bag
+
+Importing it imports torch and little else: polars, pyarrow, yaml, jsonargparse and lightning take
+longer than the engine, so what it imports has them where they are used.
 """
 
 from pathlib import Path

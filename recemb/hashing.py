@@ -13,11 +13,14 @@ Two published functions, both on 64 bits and both independent of Python's own ``
 Shapes: N ids.
 """
 
-import polars as pl
-import polars_hash
+from typing import TYPE_CHECKING
+
 import torch
 import xxhash
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import polars as pl
 
 SMALL_ROWS = 1 << 24
 """Up to so many rows 31 bits of the hash are enough: no row is read 1 % more than another."""
@@ -49,8 +52,11 @@ def hash_string(text: str) -> int:
     return to_signed(xxhash.xxh64_intdigest(text.encode("utf-8")))
 
 
-def hash_strings(strings: pl.Series) -> pl.Series:
+def hash_strings(strings: "pl.Series") -> "pl.Series":
     """Return the ids of a column of strings, as :func:`hash_string` of each; nulls stay null."""
+    import polars as pl  # late: see recemb/__init__.py
+    import polars_hash
+
     hashed = pl.DataFrame({"text": strings}).select(polars_hash.col("text").nchash.xxhash64())
     return hashed["text"].reinterpret(signed=True)
 

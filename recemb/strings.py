@@ -4,15 +4,17 @@ Shapes: V strings, Q bytes of all of them in UTF-8.
 """
 
 import functools
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from recemb.errors import RecembError
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
 
 
 class Strings:
@@ -23,6 +25,7 @@ class Strings:
         offsets_V1: (V + 1,) where each string starts, and the last one ends; int64.
 
     Example:
+        >>> import polars as pl
         >>> Strings.of(pl.Series(["tea", ""])).series.to_list()
         ['tea', '']
     """
@@ -32,10 +35,13 @@ class Strings:
         self.offsets_V1 = offsets_V1
 
     @classmethod
-    def of(cls, series: pl.Series) -> "Strings":
+    def of(cls, series: "pl.Series") -> "Strings":
         """Return the strings of a column without nulls."""
+        import polars as pl  # late: see recemb/__init__.py
+        import pyarrow as pa
+
         arrow = series.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
-        array = cast(pa.LargeStringArray, arrow.cast(pa.large_string()))
+        array = cast("pa.LargeStringArray", arrow.cast(pa.large_string()))
         _, starts, content = array.buffers()
         offsets = np.frombuffer(starts, np.int64, len(array) + 1, array.offset * 8)
         held = np.frombuffer(content, np.uint8) if content else np.empty(0, np.uint8)
@@ -55,6 +61,8 @@ class Strings:
         Raises:
             RecembError: If the tensors are not ``count`` strings; nothing outside them is read.
         """
+        import pyarrow as pa
+
         fits = (bytes_Q.dtype, offsets_V1.dtype) == (torch.uint8, torch.int64)
         fits = fits and bytes_Q.ndim == 1 and offsets_V1.shape == (count + 1,)
         if fits:
@@ -71,12 +79,16 @@ class Strings:
         return strings
 
     @property
-    def array(self) -> pa.LargeStringArray:
+    def array(self) -> "pa.LargeStringArray":
         """The strings as Arrow has them, over the same memory."""
+        import pyarrow as pa
+
         buffers = (pa.py_buffer(part.numpy()) for part in (self.offsets_V1, self.bytes_Q))
         return pa.LargeStringArray.from_buffers(len(self.offsets_V1) - 1, *buffers)
 
     @functools.cached_property
-    def series(self) -> pl.Series:
+    def series(self) -> "pl.Series":
         """The strings as a column: (V,)."""
-        return cast(pl.Series, pl.from_arrow(self.array))
+        import polars as pl
+
+        return cast("pl.Series", pl.from_arrow(self.array))

@@ -10,15 +10,17 @@ Shapes: V known values, N values looked up.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import polars as pl
 import torch
 from torch import Tensor
 
 from recemb.errors import RecembError
 from recemb.hashing import MAX_ROWS, hash_strings, rows_of
 from recemb.strings import Strings
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Unknown = Literal["own", "hash", "error"]
 """What an unknown value gets: one index of its own for all, a hashed index, or an error."""
@@ -107,18 +109,21 @@ class Vocabulary:
         raw_V[self.index_V] = self.keys_V
         return raw_V
 
-    def values(self, index_N: Tensor) -> pl.Series:
+    def values(self, index_N: Tensor) -> "pl.Series":
         """Return the values of indices as the user's files have them: (N,).
 
         Strings, or int64: integers, and hashes where :attr:`has_names` is false. An index that is
         not known is null.
 
         Example:
+            >>> import polars as pl
             >>> counts = pl.DataFrame({"value": ["tea", "rum"], "count": [1, 2]})
             >>> drinks = build_vocabulary("drink", counts, VocabularyConfig())
             >>> drinks.values(torch.tensor([1, 0, 2])).to_list()
             ['tea', 'rum', None]
         """
+        import polars as pl  # late: see recemb/__init__.py
+
         index = pl.Series("index", index_N.cpu().numpy())
         is_known = (index >= 0) & (index < self.num_known)
         place = pl.select(pl.when(is_known).then(index)).to_series()
@@ -184,7 +189,7 @@ class Vocabulary:
         return cls(parts["name"], *tensors, config, parts["is_text"], strings)
 
 
-def build_vocabulary(name: str, counts: pl.DataFrame, config: VocabularyConfig) -> Vocabulary:
+def build_vocabulary(name: str, counts: "pl.DataFrame", config: VocabularyConfig) -> Vocabulary:
     """Return the vocabulary of counted raw values.
 
     Args:
@@ -198,6 +203,8 @@ def build_vocabulary(name: str, counts: pl.DataFrame, config: VocabularyConfig) 
         RecembError: If a setting is out of range, if no value reaches ``min_count``, or if two
             strings have the same 64-bit hash (a chance of about V^2 / 2^65).
     """
+    import polars as pl
+
     where = f"vocabulary {name!r}"
     config.check(where)
     seen = "seen" if "seen" in counts.columns else "count"
@@ -263,14 +270,18 @@ def raw_ids(values: Any) -> Tensor:
         >>> raw_ids([3, 5])
         tensor([3, 5])
     """
+    import polars as pl
+
     column = _column("ids", values)
     if column.null_count():
         raise RecembError("ids: none may be missing, got nulls; fill or drop them")
     return _tensor(hash_strings(column) if column.dtype == pl.String else column)
 
 
-def _column(name: str, values: Any) -> pl.Series:
+def _column(name: str, values: Any) -> "pl.Series":
     """Return integers or strings as a column of int64 or strings."""
+    import polars as pl
+
     column = pl.Series(name, values)
     if column.dtype in (pl.Categorical, pl.Enum):
         column = column.cast(pl.String)
@@ -283,5 +294,7 @@ def _column(name: str, values: Any) -> pl.Series:
     return column if column.dtype == pl.String else column.cast(pl.Int64)
 
 
-def _tensor(column: pl.Series) -> Tensor:
+def _tensor(column: "pl.Series") -> Tensor:
+    import polars as pl
+
     return torch.from_numpy(column.cast(pl.Int64).to_numpy().copy())
