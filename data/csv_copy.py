@@ -24,6 +24,8 @@ from recemb.text_lines import SEPARATORS, text_lines
 FORMAT = "csv-2"
 """Names the copies; it changes with what they hold, so no stale one is read."""
 ROW_GROUP = 65_536
+SAMPLE = 8_192
+"""Rows that tell whether a column is stored by a dictionary: a matter of time and size alone."""
 BLOCK_BYTES = 16 << 20
 """Read at a time; the longest row that can be read."""
 
@@ -79,6 +81,7 @@ def _copy(
     pending: list[pa.Table] = []
     writer: pq.ParquetWriter | None = None
     guess: set[str] = set()
+    has_quotes = _has_quotes(path)
     has_line_ends = False
 
     def write(at_end: bool) -> None:
@@ -91,21 +94,35 @@ def _copy(
 
     try:
         for text in _blocks(path, kept):
-            own -= {place for place in own if not _is_of_integers(text[place])}
-            has_line_ends = has_line_ends or any(
-                text[name].str.contains("\n", literal=True).any()
-                for name in kept
-                if name not in own
+            numbers = {place: text[place].cast(pl.Int64, strict=False) for place in own}
+            own = {place for place, found in numbers.items() if _is_written_as(found, text[place])}
+            has_line_ends = has_line_ends or (
+                has_quotes
+                and any(
+                    text[name].str.contains("\n", literal=True).any()
+                    for name in kept
+                    if name not in own
+                )
             )
             if writer is None:
                 # Most columns are told by the first block, so most files are written once.
                 guess = set(own)
                 types = [pa.int64() if place in guess else pa.large_string() for place in kept]
                 schema = pa.schema(list(zip(kept.values(), types, strict=True)))
-                writer = pq.ParquetWriter(target, schema, compression="zstd")
+                repeated = [name for place, name in kept.items() if _repeats(text[place])]
+                # Nothing asks for the least and the largest of a row group.
+                writer = pq.ParquetWriter(
+                    target,
+                    schema,
+                    compression="zstd",
+                    use_dictionary=repeated,
+                    write_statistics=False,
+                )
             if own == guess:
-                rows = text.with_columns(pl.col(place).cast(pl.Int64) for place in guess).to_arrow()
-                pending.append(rows.rename_columns(list(kept.values())).cast(schema))
+                rows = text.with_columns(numbers[place] for place in guess)
+                # Of the types that the schema names, so that nothing has to be cast.
+                table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+                pending.append(table.rename_columns(list(kept.values())))
                 if sum(map(len, pending)) >= ROW_GROUP:
                     write(at_end=False)
         if writer is not None and pending and own == guess:
@@ -157,10 +174,23 @@ def _blocks(path: Path, kept: Iterable[str]) -> Iterator[pl.DataFrame]:
         ) from error
 
 
-def _is_of_integers(text: pl.Series) -> bool:
+def _is_written_as(numbers: pl.Series, text: pl.Series) -> bool:
     """Return whether each cell is null or what its integer is written as."""
-    number = text.cast(pl.Int64, strict=False)
-    return number.cast(pl.String).eq_missing(text).all()
+    return numbers.null_count() == text.null_count() and (
+        numbers.cast(pl.String).eq_missing(text).all()
+    )
+
+
+def _repeats(text: pl.Series) -> bool:
+    """Return whether cells come often enough that a dictionary of them pays."""
+    first = text.head(SAMPLE)
+    return first.n_unique() * 4 < len(first)
+
+
+def _has_quotes(path: Path) -> bool:
+    """Return whether there is a quote in a text file: no cell holds a line end otherwise."""
+    with path.open("rb") as file:
+        return any(b'"' in part for part in iter(lambda: file.read(1 << 20), b""))
 
 
 def _refuse_bytes(path: Path) -> None:

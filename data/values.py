@@ -117,12 +117,20 @@ def of_kind(values: pl.Series, kind: IdKind | None, setting: str | None = "type"
     if kind.is_declared:
         refuse_where(wrong, text, "ids must be integers, as declared")
     else:
-        # 007, +7 and -0 are integers that are written otherwise.
-        starts = text.str.starts_with
-        wrong |= (starts("0") & (text != "0")) | starts("+") | starts("-0")
+        wrong |= _written_otherwise(text)
         advice = f"{_as_strings(setting)} if the data set has such ids"
         refuse_where(wrong, text, "ids must be integers as in training", advice)
     return found
+
+
+def _written_otherwise(text: pl.Series) -> pl.Series:
+    """Return where text says an integer as Python does not write it: 007, +7, -0."""
+    # All such come before 1 in the order of text, but few ids do: no need to look at each closely.
+    low = (text < "1") & (text != "0")
+    if not low.any():
+        return low
+    starts = text.str.starts_with
+    return low & (starts("0") | starts("+") | starts("-0"))
 
 
 def split_text(lists: pl.Series, separator: str) -> pl.Series:
