@@ -1,31 +1,31 @@
-"""Packages that recemb can do without: each belongs to a part of it, and is installed with it."""
+"""Packages: those that recemb can do without, each of a part of it, and versions that fit torch."""
 
 import importlib
+import importlib.metadata
+import re
 from typing import Any
 
 from recemb.errors import RecembError
 
-_SWEEP = "pip install -e '.[sweep]'"
-_TORCHREC = "pip install --no-deps -r requirements/torchrec.txt"
-_FBGEMM = "pip install -r requirements/cpu.txt (or cuda.txt)"
-INSTALL = {
-    "faiss": ("faiss-cpu", "pip install -e '.[index]'"),
-    "matplotlib": ("matplotlib", _SWEEP),
-    "optuna": ("optuna", _SWEEP),
-    "scipy": ("scipy", _SWEEP),
-    "sqlalchemy": ("sqlalchemy", _SWEEP),
-    "fbgemm_gpu": ("fbgemm-gpu", _FBGEMM),
-    "tensordict": ("tensordict", _FBGEMM),
-    "torchrec": ("torchrec", _TORCHREC),
+OLDEST_TORCH = (2, 8)
+OF_SHARDING = ("fbgemm_gpu", "iopath", "pyre_extensions", "tensordict", "torchrec")
+"""Modules of rows that several processes share; one process imports none of them."""
+EXTRAS = {
+    "faiss": ("faiss-cpu", "index"),
+    "matplotlib": ("matplotlib", "sweep"),
+    "optuna": ("optuna", "sweep"),
+    "scipy": ("scipy", "sweep"),
+    "sqlalchemy": ("sqlalchemy", "sweep"),
+    **{name: (name.replace("_", "-"), "distributed") for name in OF_SHARDING},
 }
-"""By the name of the module: that of the package, and how it is installed, in the clone."""
+"""By the name of the module: that of the package, and the extra that is for it."""
 
 
 def needed(module: str, what: str) -> Any:
     """Return a module that recemb can do without, to a part that cannot.
 
     Args:
-        module: A key of :data:`INSTALL`, or a module below one.
+        module: A key of :data:`EXTRAS`, or a module below one.
         what: What needs it; it begins the message.
 
     Raises:
@@ -48,7 +48,60 @@ def how_to_install(error: ModuleNotFoundError, what: str = "this") -> str | None
         what: What needs it, if that is known.
     """
     name = (error.name or "").partition(".")[0]
-    if name not in INSTALL:
+    if name not in EXTRAS:
         return None
-    package, command = INSTALL[name]
+    package, extra = EXTRAS[name]
+    command = _sharding() if extra == "distributed" else f"pip install 'recemb[{extra}]'"
     return f"{what} needs {package}, which is not installed; {command}"
+
+
+def check_torch() -> None:
+    """Raise a :class:`RecembError` if torch is older than recemb can do with."""
+    version = _version("torch")
+    if version is not None and version < OLDEST_TORCH:
+        raise RecembError(
+            f"recemb needs torch {_text(OLDEST_TORCH)} or newer, got {_text(version)}; "
+            "pip install --upgrade torch"
+        )
+
+
+def check_sharding() -> None:
+    """Raise a :class:`RecembError` if torchrec or fbgemm are not of the release that fits torch.
+
+    One that is not installed is no matter here: its import says so.
+    """
+    torch = _version("torch")
+    for package in ("torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu"):
+        found = _version(package)
+        if torch is not None and found is not None and found != _fitting(torch):
+            raise RecembError(
+                f"torch {_text(torch)} needs {package} {_text(_fitting(torch))}, got "
+                f"{_text(found)}; {_sharding()}"
+            )
+
+
+def _sharding() -> str:
+    """Return how what shards rows is installed, of the release that fits the torch at hand."""
+    fitting = _text(_fitting(_version("torch") or OLDEST_TORCH))
+    return (
+        f"pip install 'recemb[distributed]' 'fbgemm-gpu-cpu=={fitting}.*' (with a GPU fbgemm-gpu), "
+        f"then pip install --no-deps 'torchrec=={fitting}.*'"
+    )
+
+
+def _fitting(torch: tuple[int, int]) -> tuple[int, int]:
+    """Return the release of torchrec and fbgemm that goes with one of torch: 1.N with 2.(N + 5)."""
+    return (torch[0] - 1, torch[1] - 5)
+
+
+def _version(package: str) -> tuple[int, int] | None:
+    """Return a package's release; None if it is not installed or its version is none."""
+    try:
+        found = re.match(r"(\d+)\.(\d+)", importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _text(release: tuple[int, int]) -> str:
+    return f"{release[0]}.{release[1]}"

@@ -1,6 +1,6 @@
 """Packages that recemb can do without: every verb says on a line how one is installed."""
 
-import re
+import importlib.metadata
 import subprocess
 import sys
 import tomllib
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recemb.packages import INSTALL
+from recemb.errors import RecembError
+from recemb.packages import EXTRAS, check_sharding, check_torch
 from recemb.rows.world import RATES
 from tests.command_line.small import small_config
 
@@ -52,13 +53,69 @@ def refused(ended: subprocess.CompletedProcess) -> str:
 
 
 def test_what_is_offered_exists():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for package, command in INSTALL.values():
-        for extra in re.findall(r"\[(\w+)\]", command):
-            required = " ".join(project["optional-dependencies"][extra])
-            assert package in required or package == "sqlalchemy"  # optuna's own
-        for path in re.findall(r"requirements/\w+\.txt", command):
-            assert package in (ROOT / path).read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    # fbgemm is of the device, and torchrec is installed without its requirements.
+    apart = {"fbgemm-gpu": "cpu.txt", "torchrec": "torchrec.txt"}
+    for package, extra in EXTRAS.values():
+        if package in apart:
+            assert package in (ROOT / "requirements" / apart[package]).read_text()
+        else:
+            assert package in " ".join(extras[extra]) or package == "sqlalchemy"  # optuna's own
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Versions of packages; those that are not named are not installed."""
+
+    def say(**versions: str) -> None:
+        named = {name.replace("_", "-"): version for name, version in versions.items()}
+
+        def version(package: str) -> str:
+            if package in named:
+                return named[package]
+            raise importlib.metadata.PackageNotFoundError(package)
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+
+    return say
+
+
+@pytest.mark.parametrize("version", ["2.8.0", "2.13.0+cpu", "2.15.1", "3.0.0a1"])
+def test_torch_of_2_8_or_newer_will_do(version, installed):
+    installed(torch=version)
+    check_torch()
+
+
+def test_an_older_torch_is_named(installed):
+    installed(torch="2.7.1+cpu")
+    with pytest.raises(RecembError) as refused:
+        check_torch()
+    line = "recemb needs torch 2.8 or newer, got 2.7; pip install --upgrade torch"
+    assert str(refused.value) == line
+
+
+def test_what_shards_is_of_the_release_that_fits_torch(installed):
+    installed(torch="2.13.0+cpu", torchrec="1.8.0", fbgemm_gpu_cpu="1.8.0")
+    check_sharding()
+    installed(torch="2.14.1", torchrec="1.9.2", fbgemm_gpu="1.9.0")
+    check_sharding()
+    installed(torch="2.14.1")
+    check_sharding()
+
+
+@pytest.mark.parametrize("package", ["torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu"])
+def test_what_does_not_fit_torch_is_named(package, installed):
+    versions = {"torchrec": "1.9.2", "fbgemm_gpu": "1.9.0"}
+    installed(torch="2.14.1", **{**versions, package.replace("-", "_"): "1.8.0"})
+    with pytest.raises(RecembError) as refused:
+        check_sharding()
+    assert str(refused.value) == (
+        f"torch 2.14 needs {package} 1.9, got 1.8; pip install 'recemb[distributed]' "
+        "'fbgemm-gpu-cpu==1.9.*' (with a GPU fbgemm-gpu), then pip install --no-deps "
+        "'torchrec==1.9.*'"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,24 +130,24 @@ def files(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("hidden", "arguments", "package"),
+    ("hidden", "arguments", "package", "extra"),
     [
         ("torchrec,fbgemm_gpu", ["fit", "--config", "config.yaml", "--run", "new",
-                                 "--trainer.strategy", "torchrec"], "torchrec"),
+                                 "--trainer.strategy", "torchrec"], "torchrec", "distributed"),
         ("optuna,sqlalchemy", ["sweep", "--config", "config.yaml", "--space", "space.yaml",
-                               "--n-trials", "1", "--run", "swept"], "optuna"),
-        ("matplotlib", ["report", "run"], "matplotlib"),
+                               "--n-trials", "1", "--run", "swept"], "optuna", "sweep"),
+        ("matplotlib", ["report", "run"], "matplotlib", "sweep"),
         ("matplotlib", ["search", "--config", "config.yaml", "--share", "0.5", "--plots",
-                        "--run", "searched"], "matplotlib"),
+                        "--run", "searched"], "matplotlib", "sweep"),
     ],
     ids=["fit", "sweep", "report", "search"],
 )  # fmt: skip
 def test_a_missing_package_is_one_line_with_the_way_to_install_it(
-    hidden, arguments, package, files, monkeypatch
+    hidden, arguments, package, extra, files, monkeypatch
 ):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     line = refused(without(hidden, *arguments, cwd=files))
-    assert f"needs {package}, which is not installed; {INSTALL[package][1]}" in line
+    assert f"needs {package}, which is not installed; pip install 'recemb[{extra}]'" in line
 
 
 SHARDED = "torchrec,fbgemm_gpu,tensordict,iopath,pyre_extensions"

@@ -16,6 +16,7 @@ from recemb.command_line.mistakes import mistake_in
 from recemb.command_line.notices import quiet
 from recemb.files import check_place
 from recemb.memory import keep_freed_memory
+from recemb.packages import check_torch
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if asked else 2
     keep_freed_memory()
     try:
+        check_torch()
         module = import_module(f"recemb.command_line.{VERBS[verb].module}")
         if verb not in WITHOUT_TRAINER:
             quiet()

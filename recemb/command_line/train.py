@@ -43,6 +43,7 @@ from recemb.global_settings import restored_settings
 from recemb.measured import metrics_of
 from recemb.memory import peak_memory_bytes
 from recemb.monitor import monitor_of
+from recemb.packages import check_sharding
 from recemb.results import config_hash, table, versions, write_results
 from recemb.resuming import Resumption
 from recemb.rows.choice import stores_made_by
@@ -249,6 +250,7 @@ class TrainingCLI(LightningCLI):
             return
         if self.verb == "predict":
             raise RecembError("predict runs in one process; drop --trainer.strategy")
+        check_sharding()
         # Not at the top: the local store works where torchrec is not installed.
         from recemb.rows.torchrec_store import TorchRecRowsStore
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from recemb.packages import check_torch
 from recemb.physical import PhysicalTable
 from recemb.rows.local import LocalRowsStore
 from recemb.rows.optimizers import UpdateRule
@@ -23,7 +24,12 @@ _make: ContextVar[MakeStore] = ContextVar("rows store", default=LocalRowsStore)
 def new_store(
     physical: Mapping[str, PhysicalTable], optimizer: UpdateRule | Mapping[str, UpdateRule]
 ) -> RowsStore:
-    """Return a store of the kind that is in use; a :class:`LocalRowsStore` unless told."""
+    """Return a store of the kind that is in use; a :class:`LocalRowsStore` unless told.
+
+    Raises:
+        RecembError: If torch is too old.
+    """
+    check_torch()
     return _make.get()(physical, optimizer)
 
 

@@ -231,7 +231,7 @@ def test_hyperband_wants_a_whole_reduction():
 def test_the_sampler_by_gaussian_processes_says_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(
-        RecembError, match=r"--sampler gp needs scipy.*pip install -e '\.\[sweep\]'"
+        RecembError, match=r"--sampler gp needs scipy.*pip install 'recemb\[sweep\]'"
     ):
         begin(tmp_path, sampler="gp")
 
@@ -287,5 +287,5 @@ def test_optunas_own_tools_read_the_study(tmp_path):
 
 def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(RecembError, match=r"pip install -e '\.\[sweep\]'"):
+    with pytest.raises(RecembError, match=r"pip install 'recemb\[sweep\]'"):
         begin(tmp_path)
