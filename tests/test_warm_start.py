@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recemb.embeddings import Embeddings
 from recemb.features import FeatureConfig, resolve_features
+from recemb.optim import dense_parameters
 from recemb.physical import Precision
 from recemb.rows.local import LocalRowsStore
 from recemb.rows.optimizers import SGD, Adagrad, Adam, UpdateRule
@@ -84,7 +85,7 @@ def trained(one: Side, steps: int = 5) -> Side:
         loss = sum((found[name] - 0.3).square().sum() for name in found) + embeddings.loss()
         loss.backward()  # type: ignore[union-attr]
         with torch.no_grad():
-            for parameter in embeddings.parameters():
+            for parameter in dense_parameters(embeddings):
                 if parameter.grad is not None and parameter.numel():
                     parameter -= 0.01 * parameter.grad
                     parameter.grad = None

@@ -31,25 +31,29 @@ class RowsParameter(nn.Parameter):
 
     table: str
     rows_U: Tensor | None
+    _zero_1D: Tensor
 
     def __new__(cls, table: str, dim: int) -> "RowsParameter":
         """Return the parameter of a table of which no row has a gradient."""
-        parameter = super().__new__(cls, torch.empty(0, dim))
-        parameter.table, parameter.rows_U = table, None
+        zero_1D = torch.zeros(()).expand(1, dim)
+        parameter = super().__new__(cls, zero_1D[:0])
+        parameter.table, parameter.rows_U, parameter._zero_1D = table, None, zero_1D
         return parameter
 
     def hold(self, rows_U: Tensor, grads_UD: Tensor) -> None:
         """Let ``grad`` be the gradients of touched rows."""
         self.rows_U = rows_U
+        if self._zero_1D.device != grads_UD.device:
+            self._zero_1D = torch.zeros((), device=grads_UD.device).expand(1, grads_UD.shape[1])
         # A gradient must have its parameter's shape; one stored zero is read everywhere.
-        self.data = grads_UD.new_zeros(()).expand(grads_UD.shape)
+        self.data = self._zero_1D.expand(grads_UD.shape)
         self.grad = grads_UD
 
     def release(self) -> None:
         """Forget gradients."""
         if self.rows_U is not None:
             self.rows_U = None
-            self.data = self.data.new_empty(0, self.shape[1])
+            self.data = self._zero_1D[:0]
         self.grad = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RowsParameter":

@@ -126,15 +126,20 @@ class Pending:
         if before is not None:
             found = [(before.rows_U, before.grads_UD), *found]
         self._reads = num_new + (before.reads if before is not None else 0)
-        rows_T = torch.cat([rows for rows, _ in found])
-        rows_U, grads_UD = sum_duplicates(rows_T, torch.cat([grads for _, grads in found]))
+        rows_T, grads_TD = (_joined(list(one)) for one in zip(*found, strict=True))
+        rows_U, grads_UD = sum_duplicates(rows_T, grads_TD)
+        if grads_UD is found[0][1]:
+            grads_UD = grads_UD.clone()  # others may read it, and clipping writes into ours
         self._whole = rows_U, grads_UD
         starts = self._starts(rows_U)
-        for one, start, stop in zip(
-            self.parameters, starts, [*starts[1:], len(rows_U)], strict=True
+        sizes = [
+            stop - start for start, stop in zip(starts, [*starts[1:], len(rows_U)], strict=True)
+        ]
+        for one, size, own_U, own_UD in zip(
+            self.parameters, sizes, rows_U.split(sizes), grads_UD.split(sizes), strict=True
         ):
-            if stop > start and one.requires_grad:
-                one.hold(rows_U[start:stop], grads_UD[start:stop])
+            if size and one.requires_grad:
+                one.hold(own_U, own_UD)
             else:
                 one.release()
 
@@ -159,12 +164,13 @@ class Pending:
     def _is_whole(self, parts: Sequence[tuple[Tensor | None, Tensor]]) -> bool:
         """Return whether parts are still what they were cut from, so that nothing is copied."""
         assert self._whole is not None
-        grads_UD, start = self._whole[1], 0
+        place, end = self._whole[1].data_ptr(), self._whole[1].nbytes
+        end += place
         for _, part in parts:
-            if part.data_ptr() != grads_UD[start:].data_ptr() or not part.is_contiguous():
+            if part.data_ptr() != place or not part.is_contiguous():
                 return False
-            start += len(part)
-        return start == len(grads_UD)
+            place += part.nbytes
+        return place == end
 
     def take(self) -> Gradients | None:
         """Return the gradients that wait, and forget them; None where nothing waits."""
@@ -190,6 +196,11 @@ class Pending:
     def waits(self) -> bool:
         """Whether gradients wait for a step."""
         return any(one.grad is not None for one in self.parameters)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return tensors one after the other; a single one as it is, for a copy costs a pass."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def sum_duplicates(rows_T: Tensor, grads_TD: Tensor) -> tuple[Tensor, Tensor]:
