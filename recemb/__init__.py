@@ -6,7 +6,9 @@ Importing it imports torch and little else: polars, pyarrow, yaml, jsonargparse 
 longer than the engine, so what it imports has them where they are used.
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from recemb import optim
 from recemb.collection import EmbeddingCollection, Feature
@@ -28,6 +30,20 @@ if not (_engine / "models").exists():
     # A clone: models, data readers and configurations lie beside the engine, in a wheel within it.
     __path__.append(str(_engine.parent))
 
+if TYPE_CHECKING:
+    from recemb.trained import Trained, load
+    from recemb.training import fit
+
+_LATER = {"Trained": "recemb.trained", "load": "recemb.trained", "fit": "recemb.training"}
+"""Modules that are imported when they are asked for: with them comes Lightning."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)
+
+
 __all__ = [
     "EmbeddingCollection",
     "Embeddings",
@@ -44,10 +60,13 @@ __all__ = [
     "ResolvedFeature",
     "Schema",
     "TableConfig",
+    "Trained",
     "Unified",
     "Vocabulary",
     "VocabularyConfig",
     "count_vocabulary",
+    "fit",
+    "load",
     "optim",
     "raw_ids",
     "resolve_features",

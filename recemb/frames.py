@@ -42,12 +42,13 @@ FOLDER = "frames"
 _NAME = re.compile(r"(?P<name>\w+)-[0-9a-f]{32}\.parquet")
 
 
-def path_of(source: Source, name: str) -> str:
-    """Return the path of a file of data; a frame is written into the cache folder first.
+def path_of(source: Source, name: str, root: Path | None = None) -> str:
+    """Return the path of a file of data; a frame is written first.
 
     Args:
         source: A path, or a frame (see the module).
         name: The argument that it is for, which errors about a frame name.
+        root: The folder below which a frame is written; None: the cache folder.
 
     Raises:
         RecembError: If it is neither, or the frame cannot be written as parquet.
@@ -59,7 +60,7 @@ def path_of(source: Source, name: str) -> str:
             f"{name}: must be a file or a frame (polars, pandas, pyarrow, or a Hugging Face "
             f"dataset), got {type(source).__name__}; convert it"
         )
-    folder = cache_root() / FOLDER
+    folder = (root or cache_root()) / FOLDER
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{uuid.uuid4().hex}{PART}"
@@ -85,9 +86,9 @@ def is_frame(value: object) -> bool:
     return (
         isinstance(value, pl.DataFrame | pl.LazyFrame)
         or is_pandas(value)
-        or hasattr(value, "__arrow_c_stream__")
+        or _is_table(value)
         or _is_dataset(value)
-    ) and not isinstance(value, pl.Series | type)
+    ) and not isinstance(value, type)
 
 
 def is_pandas(value: object) -> bool:
@@ -96,6 +97,12 @@ def is_pandas(value: object) -> bool:
         one.__module__.split(".")[0] == "pandas" and one.__name__ == "DataFrame"
         for one in type(value).__mro__
     )
+
+
+def _is_table(value: object) -> bool:
+    """Return whether a value exports an Arrow stream of named columns, and not a column alone."""
+    has_names = hasattr(value, "schema") or hasattr(value, "columns")
+    return hasattr(value, "__arrow_c_stream__") and has_names
 
 
 def _is_dataset(value: object) -> bool:

@@ -144,7 +144,9 @@ def test_paths_are_taken_as_they_are_and_frames_are_shown_by_their_argument() ->
     assert str(shown(Path(path_of(pl.DataFrame({"a": [1]}), "test")))) == "frame test"
 
 
-@pytest.mark.parametrize("wrong", [[1, 2], {"a": [1]}, None, pl.Series([1]), pl.DataFrame, 3])
+@pytest.mark.parametrize(
+    "wrong", [[1, 2], {"a": [1]}, None, pl.Series([1]), pl.DataFrame, 3, pa.chunked_array([[1]])]
+)
 def test_what_is_no_frame_is_refused(wrong: object) -> None:
     with pytest.raises(RecembError, match=r"^train: must be a file or a frame"):
         path_of(wrong, "train")

@@ -7,8 +7,8 @@ from recemb.tables.registry import KINDS
 NAMES = {
     "EmbeddingCollection", "Embeddings", "Feature", "FeatureConfig", "Full", "Hashed", "IdSpace",
     "Jagged", "KeyedJagged", "LocalRowsStore", "PhysicalTable", "RecembError", "ResolvedFeature",
-    "Schema", "TableConfig", "Unified", "Vocabulary", "VocabularyConfig", "count_vocabulary",
-    "optim", "raw_ids", "resolve_features",
+    "Schema", "TableConfig", "Trained", "Unified", "Vocabulary", "VocabularyConfig",
+    "count_vocabulary", "fit", "load", "optim", "raw_ids", "resolve_features",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recemb.command_line.id_files import Key, ids_of_words, index_of, is_known, read_table
 from recemb.errors import RecembError
+from recemb.frames import shown
 from recemb.vocabulary import Vocabulary
 
 ALL = "all"
@@ -114,18 +115,29 @@ def queries(
     """
     words, path = getattr(options, option), getattr(options, f"{option}_file")
     if words == [ALL]:
-        index_B = torch.arange(vocabulary.num_known)
-        return Asked(
-            vocabulary.values(index_B), index_B, torch.ones_like(index_B, dtype=torch.bool)
-        )
+        return all_known(vocabulary)
     if path is None:
-        names = ids_of_words(words, vocabulary)
-    else:
-        key = Key(options.query_key, called, "--query_key")
-        frame, column = read_table(path, key, vocabulary)
-        names = frame[column].drop_nulls().unique(maintain_order=True)
+        return asked_by_name(ids_of_words(words, vocabulary), vocabulary)
+    return asked_in_file(path, Key(options.query_key, called, "--query_key"), vocabulary)
+
+
+def all_known(vocabulary: Vocabulary) -> Asked:
+    """Return all users or items of a vocabulary."""
+    index_B = torch.arange(vocabulary.num_known)
+    return Asked(vocabulary.values(index_B), index_B, torch.ones_like(index_B, dtype=torch.bool))
+
+
+def asked_in_file(path: Path, key: Key, vocabulary: Vocabulary) -> Asked:
+    """Return the users or items of a file, each once; see :func:`queries`."""
+    frame, column = read_table(path, key, vocabulary)
+    names = frame[column].drop_nulls().unique(maintain_order=True)
     if names.is_empty():
-        raise RecembError(f"{path}: there are no ids to ask for; the column is empty")
+        raise RecembError(f"{shown(path)}: there are no ids to ask for; the column is empty")
+    return asked_by_name(names, vocabulary)
+
+
+def asked_by_name(names: pl.Series, vocabulary: Vocabulary) -> Asked:
+    """Return users or items, which are as the vocabulary has them; see :func:`queries`."""
     index_B = index_of(names, vocabulary)
     if bool((index_B < 0).any()):
         name = names[int((index_B < 0).int().argmax())]

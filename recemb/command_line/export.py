@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from lightning import LightningModule
+
 from recemb.accounting import table_report
 from recemb.command_line.show import summary
 from recemb.compress.methods import PRECISIONS
@@ -16,6 +18,7 @@ from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild
 from recemb.results import versions, write_results
 from recemb.run_folder import RunFolder
+from recemb.schema import Schema
 from recemb.serving.export import export
 from recemb.serving.vocabulary_file import without_names, write_vocabulary
 
@@ -53,38 +56,23 @@ def run(arguments: list[str]) -> None:
 def _export(options: argparse.Namespace, folder: Path) -> None:
     started = time.perf_counter()
     output = options.output or folder / "model.pt"
-    if output.suffix != ".pt":
-        raise RecembError(f"{output}: the program's name must end in .pt")
+    check_name(output)
     model, schema = rebuild(options.checkpoint, options.allow)
-    quantized: dict[str, Any] = {}
-    if options.quantize is not None:
-        smaller = compress(cast(Embeddings, model.embeddings), PRECISIONS[options.quantize])
-        model.embeddings = smaller.embeddings
-        tables = table_report(smaller.embeddings)
-        quantized = {"quantize": options.quantize, "tables": tables, "kept": smaller.kept}
     in_stages: Callable[[Path], dict[str, object]] | None = getattr(model, "export_stages", None)
     if options.stages and in_stages is None:
         raise RecembError(
             f"{options.checkpoint}: {type(model).__name__} has no search over histories by "
             "products; drop --stages"
         )
-    found = export(model, schema, output)
-    vocabulary = write_vocabulary(schema, output)
+    found = export_files(model, schema, output, options.quantize)
     stages = {"stages": in_stages(output)} if options.stages and in_stages else {}
     results = {
         "verb": "export",
         "versions": versions(),
         "run": str(folder),
         "checkpoint": str(options.checkpoint),
-        "program": str(output),
-        "vocabulary": str(vocabulary),
-        "without_names": without_names(schema),
-        "checksum": found["checksum"],
-        **quantized,
-        "parity": found["parity"],
+        **found,
         **stages,
-        "bytes": {"serving": found["serving_bytes"], "file": found["file_bytes"]},
-        "inputs": found["inputs"],
         "seconds": round(time.perf_counter() - started, 3),
         "peak_memory_bytes": peak_memory_bytes(),
     }
@@ -93,5 +81,42 @@ def _export(options: argparse.Namespace, folder: Path) -> None:
     for name in results["without_names"]:
         print(
             f"{name}: its strings were not kept (raw, or keep_strings: false), so its ids stay "
-            f"hashes and are not in {vocabulary.name}"
+            f"hashes and are not in {Path(results['vocabulary']).name}"
         )
+
+
+def check_name(output: Path) -> None:
+    """Raise a :class:`RecembError` if a program may not be called so."""
+    if output.suffix != ".pt":
+        raise RecembError(f"{output}: the program's name must end in .pt")
+
+
+def export_files(
+    model: LightningModule, schema: Schema, output: Path, quantize: str | None = None
+) -> dict[str, Any]:
+    """Write a model as a program, and beside it its vocabulary; return what is reported of both.
+
+    Args:
+        model: Trained; its parameters are frozen, and it gets the smaller tables.
+        schema: Of its data.
+        output: The program.
+        quantize: Bits that rows are stored in, as ``compress`` has them; None: as they are.
+    """
+    quantized: dict[str, Any] = {}
+    if quantize is not None:
+        smaller = compress(cast(Embeddings, model.embeddings), PRECISIONS[quantize])
+        model.embeddings = smaller.embeddings
+        tables = table_report(smaller.embeddings)
+        quantized = {"quantize": quantize, "tables": tables, "kept": smaller.kept}
+    found = export(model, schema, output)
+    vocabulary = write_vocabulary(schema, output)
+    return {
+        "program": str(output),
+        "vocabulary": str(vocabulary),
+        "without_names": without_names(schema),
+        "checksum": found["checksum"],
+        **quantized,
+        "parity": found["parity"],
+        "bytes": {"serving": found["serving_bytes"], "file": found["file_bytes"]},
+        "inputs": found["inputs"],
+    }

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recemb.errors import RecembError
 from recemb.files import reading
+from recemb.frames import shown
 from recemb.hashing import hash_strings
 from recemb.paths import find
 from recemb.text_lines import SEPARATORS, line_of
@@ -89,18 +90,18 @@ def read_table(path: Path, key: Key, vocabulary: Vocabulary) -> tuple[pl.DataFra
             f"{path}: must end in .parquet, .csv or .tsv, got {path.suffix!r}; convert it"
         )
     is_csv = path.suffix != ".parquet"
-    with reading(path, "CSV file" if is_csv else "parquet file", "write it again"):
+    with reading(shown(path), "CSV file" if is_csv else "parquet file", "write it again"):
         if is_csv:
             options: dict[str, Any] = {"separator": SEPARATORS[path.suffix], "glob": False}
             columns = pl.read_csv(path, n_rows=0, **options).columns
-            column = key.among(path, columns)
+            column = key.among(shown(path), columns)
             # Ids are read as text, whatever they look like: 007 and 7 are two of them.
             options |= {"schema_overrides": {column: pl.String}, "infer_schema_length": None}
             frame = pl.read_csv(path, **options)
         else:
             frame = pl.read_parquet(path, glob=False)
-            column = key.among(path, frame.columns)
-    values = as_vocabulary(path, frame[column], is_csv, vocabulary)
+            column = key.among(shown(path), frame.columns)
+    values = as_vocabulary(shown(path), frame[column], is_csv, vocabulary)
     return frame.with_columns(values.alias(column)), column
 
 

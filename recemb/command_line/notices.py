@@ -2,6 +2,10 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LOGGERS = ("lightning.pytorch", "lightning.fabric", "torch.fx._symbolic_trace")
 
 
 def quiet() -> None:
@@ -21,3 +25,18 @@ def quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # of a resumed run
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Silence such notices within the block: they are as before where others go on."""
+    import lightning.pytorch  # noqa: F401
+
+    levels = {name: logging.getLogger(name).level for name in LOGGERS}
+    with warnings.catch_warnings():
+        quiet()
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)

@@ -30,11 +30,29 @@ def predict(
     """Write what a model predicts for the test file, and return where.
 
     Args:
+        trainer: See :func:`predictions`.
+        model: See :func:`predictions`.
+        data: See :func:`predictions`.
+        keep: See :func:`predictions`.
+        folder: Of the run.
+    """
+    rows = predictions(trainer, model, data, keep)
+    path = folder / PREDICTIONS
+    with writing(path), whole_file(path) as temporary:
+        rows.write_parquet(temporary)
+    return {"predictions": str(path), "rows": len(rows)}
+
+
+def predictions(
+    trainer: Trainer, model: LightningModule, data: LightningDataModule, keep: Sequence[str]
+) -> pl.DataFrame:
+    """Return what a model predicts for the rows of the test file, in their order.
+
+    Args:
         trainer: Runs the model.
         model: With its weights.
         data: Whose test file it is; labels are not looked at, and need not be there.
-        keep: Columns of the file that are written beside the predictions.
-        folder: Of the run.
+        keep: Columns of the file that stand beside the predictions.
 
     Raises:
         RecembError: If a column is not in the file, or is called as a prediction is.
@@ -49,11 +67,7 @@ def predict(
                 f"predict: column {name!r} of the file is called as what is predicted; rename it"
             )
     # The trainer may have been told to stop early.
-    predictions = kept.head(len(predicted)).hstack(predicted) if kept.columns else predicted
-    path = folder / PREDICTIONS
-    with writing(path), whole_file(path) as temporary:
-        predictions.write_parquet(temporary)
-    return {"predictions": str(path), "rows": len(predictions)}
+    return kept.head(len(predicted)).hstack(predicted) if kept.columns else predicted
 
 
 def kept_columns(data: LightningDataModule, keep: Sequence[str]) -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -26,6 +26,7 @@ from recemb.command_line.asked import (
 from recemb.command_line.id_files import Key, index_of, is_known, read_table
 from recemb.errors import RecembError
 from recemb.files import one_line, whole_file, writing
+from recemb.frames import Source
 from recemb.jagged import Jagged, bag_of_each
 from recemb.memory import peak_memory_bytes
 from recemb.rebuild import rebuild_data, rebuild_model
@@ -144,17 +145,38 @@ def of_sessions(
     for name in ("index", "where"):
         if getattr(options, name) is not None:
             raise RecembError(f"recommend: --{name} is not for --{SESSIONS}; drop it")
+    return best_of_sessions(
+        options.checkpoint, checkpoint, model, options.sessions, options.count, options.allow
+    )
+
+
+def best_of_sessions(
+    path: Path,
+    checkpoint: Mapping[str, Any],
+    model: nn.Module,
+    events: Source,
+    count: int,
+    allow: Sequence[str],
+) -> tuple[str, Asked, tuple[Tensor, Tensor]]:
+    """Return the column of sessions' keys, the sessions, and their best items with the scores.
+
+    Args:
+        path: Of the checkpoint.
+        checkpoint: Its settings and schema.
+        model: Its model.
+        events: Of the sessions, as a file or a frame.
+        count: Items per session.
+        allow: Further packages whose classes the checkpoint may name.
+    """
     settings = checkpoint_config(checkpoint)["data"]
-    data: Any = rebuild_data(options.checkpoint, checkpoint, settings, options.allow)
+    data: Any = rebuild_data(path, checkpoint, settings, allow)
     if not hasattr(data, "sessions"):
-        raise RecembError(
-            f"{options.checkpoint}: its data, {type(data).__name__}, is of no events; use predict"
-        )
-    column, keys, history = data.sessions(options.sessions)
+        raise RecembError(f"{path}: its data, {type(data).__name__}, is of no events; use predict")
+    column, keys, history = data.sessions(events)
     parts = []
     with torch.no_grad():
         for values, lengths_B in sessions_of(history):
-            parts.append(cast(NextItems, model).best(Jagged(values, lengths_B), options.count))
+            parts.append(cast(NextItems, model).best(Jagged(values, lengths_B), count))
     items_BK, scores_BK = (torch.cat(same) for same in zip(*parts, strict=True))
     every_B = torch.arange(len(keys))
     is_item_N = is_known(history.values, checkpoint_schema(checkpoint).vocabularies[ITEM])

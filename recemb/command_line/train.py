@@ -354,12 +354,20 @@ def _free_name(folder: Path, name: str) -> str:
 
 def run(verb: str, arguments: list[str]) -> None:
     """Run one verb of training and report it."""
+    results = results_of(verb, arguments)
+    if not processes.rank():
+        print(summary(results))
+    processes.stop()
+
+
+def results_of(verb: str, arguments: list[str]) -> dict[str, Any]:
+    """Run one verb of training; return its results, which its run folder has too."""
     started = time.perf_counter()
     cli: TrainingCLI | None = None
     try:
         with restored_settings():
             cli = TrainingCLI(verb, arguments)
-            _run(cli, started)
+            return _run(cli, started)
     except Exception as error:
         if "RANK" in os.environ and lost.is_sign(error) and mistake_in(error, arguments) is None:
             lost.leave(f"recemb {verb}", cli.folder if cli else None, lost.short(error))
@@ -369,7 +377,7 @@ def run(verb: str, arguments: list[str]) -> None:
             cli.close()
 
 
-def _run(cli: TrainingCLI, started: float) -> None:
+def _run(cli: TrainingCLI, started: float) -> dict[str, Any]:
     verb = cli.verb
     if not processes.rank():
         with whole_file(cli.folder / CONFIG) as temporary:
@@ -388,8 +396,7 @@ def _run(cli: TrainingCLI, started: float) -> None:
     }
     if not processes.rank():
         write_results(results, cli.folder, Path(cli.config.json) if cli.config.json else None)
-        print(summary(results))
-    processes.stop()
+    return results
 
 
 def fit(cli: TrainingCLI, test: bool = True) -> dict[str, Any]:
