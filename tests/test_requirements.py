@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 REQUIRED = [Requirement(one) for one in itertools.chain(PROJECT["dependencies"], *EXTRAS.values())]
-RANGES = [one for one in REQUIRED if one.name not in ("recemb", "mypy", "ruff", "packaging", "setuptools")]
+RANGES = [
+    one for one in REQUIRED if one.name not in ("recemb", "mypy", "ruff", "packaging", "setuptools")
+]
 
 
 @pytest.mark.parametrize("required", RANGES, ids=lambda one: one.name)
