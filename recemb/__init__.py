@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from recemb import optim
 from recemb.collection import EmbeddingCollection, Feature
+from recemb.compress.module import compress_module, served_module
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig, ResolvedFeature, resolve_features
@@ -64,10 +65,12 @@ __all__ = [
     "Unified",
     "Vocabulary",
     "VocabularyConfig",
+    "compress_module",
     "count_vocabulary",
     "fit",
     "load",
     "optim",
     "raw_ids",
     "resolve_features",
+    "served_module",
 ]

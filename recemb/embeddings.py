@@ -206,24 +206,38 @@ class Embeddings(nn.Module):
         entries = new.rows.tables()
         for name in tables:
             if name in contents:
-                content = contents[name]
-                for part, physical in new.physical_of[name].items():
-                    if part in content.selected:
-                        _select(stored, entries, physical, content.selected[part])
-                    else:
-                        new.rows.assign(physical, content.values[part])
-                _copy_state(content.learned, new.learned_of(name))
+                new.fill(name, contents[name], stored)
             else:
                 for entry in new.entries(name):
                     entries[entry].copy_(stored[entry])
                 _copy_state(self.learned_of(name), new.learned_of(name))
             projection_OD = new._projection_of(name)
-            if projection_OD is not None:
-                given = contents[name].projection_OD if name in contents else None
-                source = self._projection_of(name) if given is None else given
+            is_given = name in contents and contents[name].projection_OD is not None
+            if projection_OD is not None and not is_given:
+                source = self._projection_of(name)
                 assert source is not None
                 projection_OD.data.copy_(source)
         return new.train(self.training)
+
+    def fill(self, table: str, content: TableContent, stored: Mapping[str, Tensor]) -> None:
+        """Let a table hold a content.
+
+        Args:
+            table: Its name.
+            content: Of its configuration.
+            stored: What rows that the content selects are selected from, by physical table, with
+                what scales they have.
+        """
+        entries = self.rows.tables()
+        for part, physical in self.physical_of[table].items():
+            if part in content.selected:
+                _select(stored, entries, physical, content.selected[part])
+            else:
+                self.rows.assign(physical, content.values[part])
+        _copy_state(content.learned, self.learned_of(table))
+        projection_OD = self._projection_of(table)
+        if projection_OD is not None and content.projection_OD is not None:
+            projection_OD.data.copy_(content.projection_OD)
 
     def served(self) -> "Embeddings":
         """Return the embeddings in the form that is served; themselves where that is the same."""

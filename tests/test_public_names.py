@@ -8,7 +8,8 @@ NAMES = {
     "EmbeddingCollection", "Embeddings", "Feature", "FeatureConfig", "Full", "Hashed", "IdSpace",
     "Jagged", "KeyedJagged", "LocalRowsStore", "PhysicalTable", "RecembError", "ResolvedFeature",
     "Schema", "TableConfig", "Trained", "Unified", "Vocabulary", "VocabularyConfig",
-    "count_vocabulary", "fit", "load", "optim", "raw_ids", "resolve_features",
+    "compress_module", "count_vocabulary", "fit", "load", "optim", "raw_ids", "resolve_features",
+    "served_module",
 }  # fmt: skip
 
 

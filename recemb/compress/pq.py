@@ -16,8 +16,8 @@ from recemb.compress.method import FullOnly, TrainedTable
 from recemb.tables.codes import Codebook, Codes, pack
 from recemb.tables.kind import TableConfig, TableContent
 
-PACKED_ROWS = 2**18
-"""Rows whose codes are packed at once."""
+CHUNK_ROWS = 2**15
+"""Rows whose codes are found and packed at once."""
 
 
 class ProductQuantization(FullOnly):
@@ -62,11 +62,13 @@ class ProductQuantization(FullOnly):
         config = self.config(table, size)
         points_PVd = table.content.values["rows"].unflatten(1, (parts, -1)).transpose(0, 1)
         centers_PKd = kmeans(points_PVd, 2**bits, torch.Generator().manual_seed(0))
-        codes_VP = assign(points_PVd, centers_PKd)[0].T
         codebook = Codebook(parts, 2**bits, config.dim, config.init_scale)
         codebook.values_PKd.data.copy_(centers_PKd)
-        packed = torch.cat([pack(some, bits) for some in codes_VP.split(PACKED_ROWS)])
-        return TableContent(config=config, values={"codes": packed}, learned=codebook)
+        packed = [
+            pack(assign(some_Pnd, centers_PKd)[0].T, bits)
+            for some_Pnd in points_PVd.split(CHUNK_ROWS, 1)
+        ]
+        return TableContent(config=config, values={"codes": torch.cat(packed)}, learned=codebook)
 
 
 def _rank(pair: tuple[int, int]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from recemb.compress.method import Method, TrainedTable
 from recemb.compress.plan import smaller_sizes, solve
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
+from recemb.tables.kind import TableContent
 
 PROGRESS_ELEMENTS = 10**6
 """Tables of together so many elements show a bar."""
@@ -52,7 +53,28 @@ def compress(
             raise RecembError(
                 f"table {name!r} is not among the model's {sorted(embeddings.tables)}; rename it"
             )
-    tables = trained_tables(embeddings)
+    contents, kept = convert(trained_tables(embeddings), method, budget, names)
+    return Compressed(embeddings=embeddings.converted(contents), kept=kept)
+
+
+@torch.no_grad()
+def convert(
+    tables: Mapping[str, TrainedTable],
+    method: Method,
+    budget: int | None = None,
+    names: Sequence[str] | None = None,
+) -> tuple[dict[str, TableContent], dict[str, str]]:
+    """Return the content of the tables that get smaller, and why the others do not.
+
+    Args:
+        tables: All of them.
+        method: How.
+        budget: Serving bytes of all tables together.
+        names: The tables that may be changed (default: all).
+
+    Raises:
+        RecembError: As :func:`compress` does.
+    """
     kept = {name: "it was not asked for" for name in tables if names and name not in names}
     reasons = {name: method.refusal(one) for name, one in tables.items() if name not in kept}
     kept |= {name: reason for name, reason in reasons.items() if reason}
@@ -77,10 +99,7 @@ def compress(
         else:
             kept[name] = _no_gain(method)
     _check_any(method, contents, kept)
-    order = [name for name in tables if name in kept]
-    return Compressed(
-        embeddings=embeddings.converted(contents), kept={name: kept[name] for name in order}
-    )
+    return contents, {name: kept[name] for name in tables if name in kept}
 
 
 def trained_tables(embeddings: Embeddings) -> dict[str, TrainedTable]:
