@@ -65,10 +65,7 @@ class TableLayer(nn.Module):
         return sum(self.embeddings.serving_bytes().values()) + padding
 
     def loss(self) -> Tensor | float:
-        """Return what the kind adds to the loss of the last training batch, such as dpq does.
-
-        Until it is asked for, a copy of the layer cannot be made.
-        """
+        """Return what the kind adds to the loss of the last training batch, such as dpq does."""
         return self.embeddings.loss()
 
     def extra_repr(self) -> str:

@@ -274,6 +274,7 @@ class Embeddings(nn.Module):
             kind.count_reads()
         self.rows.step(reevaluate)
         for kind in kinds:
+            kind.loss()  # what nobody has asked for holds the graph of its batch
             for handover in kind.end_step():
                 self._hand_over(handover)
 

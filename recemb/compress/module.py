@@ -114,7 +114,8 @@ def compress_module(
     their place is called as they are. The module that was given stays as it is; the copy shares
     nothing with it, and the large weights are never copied. The copy trains with
     :class:`recemb.optim.RowsOptimizer`; one of the same settings and sizes loads its
-    ``state_dict``. Kinds that add to the loss (dpq) do so by the ``loss()`` of each layer. What reads ``layer.weight`` of a layer is not served: there is none.
+    ``state_dict``. Kinds that add to the loss (dpq) do so by the ``loss()`` of each layer. A layer
+    has no ``weight`` any more: what reads it must call the layer.
 
     Args:
         module: Trained, or to be trained where ``kind`` is given.

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from recemb import RecembError, compress_module, served_module
-from recemb.embedding_layer import TableEmbedding, TableEmbeddingBag, TableLayer
+from recemb.embedding_layer import TableEmbedding, TableEmbeddingBag
 from recemb.optim import SGD, RowsOptimizer, dense_parameters
 from recemb.rows.parameter import RowsParameter
 
@@ -122,7 +122,6 @@ def test_a_kind_trains_anew_within_the_budget(kind):
     losses = []
     for _ in range(40):
         loss = (small(ITEM, WORDS) - label).square().mean()
-        loss = loss + sum(one.loss() for one in small.modules() if isinstance(one, TableLayer))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
