@@ -15,7 +15,7 @@ arXiv:2212.05735, with the step gradient of Esser et al. (LSQ), ICLR 2020.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,12 @@ class Flat(nn.Module, ABC):
         """Return a table as fp32 (codes: uint8)."""
         place = self.places[table]
         return self.select(torch.arange(place.start, place.stop, device=self.starts_K.device))
+
+    def is_of(self, tables: Sequence[str], rows_T: Tensor) -> Tensor:
+        """Return which rows are of these tables: (T,) bool."""
+        number_T = torch.searchsorted(self.starts_K, rows_T, right=True) - 1
+        numbers = [self.number_of[name] for name in tables]
+        return torch.isin(number_T, torch.tensor(numbers, device=rows_T.device))
 
     def _add(self, name: str, tensor: Tensor) -> None:
         """Register a tensor that moves with the module; the store saves it, by table."""

@@ -17,33 +17,51 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recemb.errors import NotFiniteError
+from recemb.errors import NotFiniteError, RecembError
 from recemb.jagged import is_tracing
 from recemb.physical import PhysicalTable
 from recemb.rows.draw import drawn_whole, new_seed
 from recemb.rows.flat import Flat, LearnedStepFlat, make_flat
 from recemb.rows.optimizers import SGD, UpdateRule, rules_of
-from recemb.rows.parameter import RowsParameter
+from recemb.rows.parameter import RowsParameter, check_not_replicated, is_accumulated
 from recemb.rows.pending import Gradients, Pending, Reminder
 from recemb.rows.store import STATE, TABLE, RowsStore, check_entries
 
 
 class _Gather(torch.autograd.Function):
-    """A selection of rows whose backward hands the gradient to the store."""
+    """A selection of rows whose backward hands the gradient to the store.
+
+    What stands for the rows that may be among them is given too, so that autograd knows whose
+    gradients it finds.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, parameter: RowsParameter, flat: Flat, rows_T: Tensor, pending: Pending
+        ctx: Any, flat: Flat, rows_T: Tensor, pending: Pending, *parameters: RowsParameter
     ) -> Tensor:
         ctx.save_for_backward(rows_T)
-        ctx.pending = pending
+        ctx.flat, ctx.pending, ctx.parameters = flat, pending, parameters
         return flat.select(rows_T)
 
     @staticmethod
-    def backward(ctx: Any, grad_TD: Tensor) -> tuple[None, None, None, None]:
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[None, ...]:
         (rows_T,) = ctx.saved_tensors
+        asked = ctx.next_functions[1:]  # the first is that of rows_T
+        wanted = [
+            one
+            for one, (node, _) in zip(ctx.parameters, asked, strict=True)
+            if is_accumulated(one, node)
+        ]
+        if len(wanted) < len(ctx.parameters):  # backward(inputs=...)
+            is_wanted_T = ctx.flat.is_of([one.table for one in wanted], rows_T)
+            rows_T, grad_TD = rows_T[is_wanted_T], grad_TD[is_wanted_T]
         ctx.pending.add(rows_T, grad_TD)
-        return None, None, None, None
+        return (None,) * (3 + len(ctx.parameters))
+
+
+def _entry(table: str) -> str:
+    """Return the name of a table's parameter in its module."""
+    return f"rows|{table.replace('.', '|')}"
 
 
 @dataclass(slots=True)
@@ -118,7 +136,7 @@ class LocalRowsStore(RowsStore):
             state = {name: torch.zeros(flat.num_rows, n) for name, n in dims.items()}
             parameters = [RowsParameter(name, flat.dim) for name in own if flat.is_trainable]
             for one in parameters:
-                self.register_parameter(f"rows|{one.table.replace('.', '|')}", one)
+                self.register_parameter(_entry(one.table), one)
             self._blocks[key] = _Block(flat, Pending(parameters, flat, self.reminder), state)
         seed = new_seed() if seed is None else seed
         for name, table in self.physical.items():
@@ -181,14 +199,27 @@ class LocalRowsStore(RowsStore):
         block = self._blocks[self._block_of[tables[0]]]
         if torch.is_grad_enabled() and block.flat.is_trainable and not is_tracing():
             asked = set(tables)
-            trained = [one for one in block.pending.parameters if one.requires_grad]
-            by = next((one for one in trained if one.table in asked), None)
-            if by is not None:
+            trained = [
+                one for one in block.pending.parameters if one.requires_grad and one.table in asked
+            ]
+            if trained:
+                self._check_parameters(trained)
                 gathered: Tensor = _Gather.apply(  # type: ignore[no-untyped-call, unused-ignore]
-                    by, block.flat, rows_T, block.pending
+                    block.flat, rows_T, block.pending, *trained
                 )
                 return gathered
         return block.flat.select(rows_T)
+
+    def _check_parameters(self, parameters: Sequence[RowsParameter]) -> None:
+        """Raise a :class:`RecembError` where gradients of rows would not go where they should."""
+        for one in parameters:
+            if self._parameters.get(_entry(one.table)) is not one:
+                raise RecembError(
+                    f"table {one.table!r}: its parameter was replaced by another tensor, as "
+                    "functional_call and FullyShardedDataParallel do, but rows do not lie in it; "
+                    "give functional_call the parameters of recemb.optim.dense_parameters alone"
+                )
+        check_not_replicated(parameters[0])
 
     @torch.no_grad()
     def step(self, reevaluate: Callable[[], object] | None = None) -> None:

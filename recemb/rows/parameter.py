@@ -56,6 +56,20 @@ class RowsParameter(nn.Parameter):
             self.data = self._zero_1D[:0]
         self.grad = None
 
+    def register_hook(self, hook: Any) -> Any:
+        """Refuse: gradients of rows are not made by autograd, which would call hooks with None."""
+        raise self._hook_error("register_hook")
+
+    def register_post_accumulate_grad_hook(self, hook: Any) -> Any:
+        """Refuse: autograd would call hooks before the gradients are there."""
+        raise self._hook_error("register_post_accumulate_grad_hook")
+
+    def _hook_error(self, called: str) -> RecembError:
+        return RecembError(
+            f"table {self.table!r}: {called} cannot be had, for gradients of rows are summed when "
+            "all of the backward pass is over; look at grad then, or hook onto the vectors"
+        )
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "RowsParameter":
         """Return a copy without gradients, as copies of parameters are."""
         copy = RowsParameter(self.table, self.shape[1])
@@ -73,6 +87,36 @@ def _rebuild(table: str, dim: int, requires_grad: bool) -> RowsParameter:
     parameter = RowsParameter(table, dim)
     parameter.requires_grad = requires_grad
     return parameter
+
+
+def is_accumulated(parameter: RowsParameter, node: Any) -> bool:
+    """Return whether the running backward pass leaves its gradients in the parameter's ``grad``.
+
+    Args:
+        parameter: The parameter.
+        node: Of autograd's graph, which accumulates its gradients.
+
+    Raises:
+        RecembError: If it returns them: ``torch.autograd.grad`` was asked for them.
+    """
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:
+        raise RecembError(
+            f"table {parameter.table!r}: torch.autograd.grad cannot return gradients of rows; call "
+            "backward(), which leaves them in grad, or ask for those of the vectors"
+        ) from None
+
+
+def check_not_replicated(parameter: RowsParameter) -> None:
+    """Raise a :class:`RecembError` under DistributedDataParallel in several processes."""
+    wrapper = torch.nn.parallel.DistributedDataParallel._active_ddp_module
+    if wrapper is not None and wrapper.process_group.size() > 1:
+        raise RecembError(
+            f"table {parameter.table!r}: DistributedDataParallel would let the rows of each "
+            "process go their own way; train with the strategy 'torchrec' of recemb "
+            "(docs/several_processes.md), or in one process"
+        )
 
 
 _accepted = "is_optimizer_of_rows"

@@ -7,8 +7,10 @@ clipped, unscaled or dropped, until a step takes them.
 Shapes: T rows read, U <= T distinct ones, D elements per row.
 """
 
+import threading
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,6 +21,10 @@ from recemb.rows.parameter import RowsParameter
 
 MANY_PASSES = 100
 """Backward passes without a step after which one was probably forgotten."""
+
+
+_lock = threading.RLock()
+"""Backward passes may run in several threads; one lock for all, for it cannot be copied."""
 
 
 class Gradients(NamedTuple):
@@ -96,8 +102,9 @@ class Pending:
         self.parameters = list(parameters)
         self._flat = flat
         self._reminder = reminder
-        self._left: list[tuple[Tensor, Tensor]] = []
-        self._latest = -1
+        self._left: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        """What passes that are not over have found, by their numbers. One that fails is never over:
+        what it has left waits for no step."""
         self._reads = 0
         self._whole: tuple[Tensor, Tensor] | None = None
         """What the parameters have parts of, one after the other."""
@@ -105,22 +112,31 @@ class Pending:
     def add(self, rows_T: Tensor, grads_TD: Tensor) -> None:
         """Keep what the running backward pass has found."""
         number = torch._C._current_graph_task_id()
-        if number != self._latest:
-            self._latest = number
-            torch.autograd.Variable._execution_engine.queue_callback(self.collect)
-        self._left.append((rows_T, grads_TD.detach()))
+        with _lock:
+            if number not in self._left:
+                self._left[number] = []
+                engine = torch.autograd.Variable._execution_engine
+                engine.queue_callback(partial(self.collect, number))
+            self._left[number].append((rows_T, grads_TD.detach()))
 
     @torch.no_grad()
-    def collect(self) -> None:
-        """Give each table's parameter the sums of what backward passes have found."""
-        if not self._left:
-            return
-        found, self._left = self._left, []
+    def collect(self, number: int) -> None:
+        """Give each table's parameter the sums of what backward passes have found.
+
+        Args:
+            number: Of the pass that is over.
+        """
+        with _lock:
+            if number in self._left:
+                self._collect(number)
+
+    def _collect(self, number: int) -> None:
+        found = self._left.pop(number)
         num_new = sum(len(rows) for rows, _ in found)
         before = self._held()
         if before is None:
             self._say_dropped()
-        self._reminder.count(self._latest)
+        self._reminder.count(number)
         if before is not None and not bool(before.grads_UD.any()):
             before = None  # zero_grad(set_to_none=False)
         if before is not None:
@@ -174,7 +190,6 @@ class Pending:
 
     def take(self) -> Gradients | None:
         """Return the gradients that wait, and forget them; None where nothing waits."""
-        self.collect()  # what a pass that did not reach its end has left
         found = self._held()
         if found is None:
             self._say_dropped()
@@ -188,7 +203,7 @@ class Pending:
 
     def clear(self) -> None:
         """Forget all gradients."""
-        self._left, self._whole, self._reads = [], None, 0
+        self._left, self._whole, self._reads = {}, None, 0
         for one in self.parameters:
             one.release()
 
