@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 
 import recemb
 from recemb.errors import RecembError
@@ -67,7 +68,9 @@ def ranker(tmp_path_factory: pytest.TempPathFactory) -> recemb.Trained:
 
 @pytest.fixture(scope="module")
 def recommender(tmp_path_factory: pytest.TempPathFactory) -> recemb.Trained:
-    return recemb.fit(BPR, train=PAIRS, run=tmp_path_factory.mktemp("pairs") / "run")
+    folder = tmp_path_factory.mktemp("pairs")
+    (folder / "pairs.yaml").write_text(yaml.safe_dump(BPR))
+    return recemb.fit(folder / "pairs.yaml", train=PAIRS, run=folder / "run")
 
 
 def test_a_fit_on_frames_measures_what_it_was_given(ranker: recemb.Trained) -> None:
