@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from torch import nn
 
 from recemb import processes
+from recemb.arguments import remembering, settings_of
+from recemb.checkpoint_callbacks import Header
 from recemb.data.batch import Batch
 from recemb.divergence import diverged, not_finite
 from recemb.embeddings import Embeddings
@@ -50,6 +52,12 @@ class EmbeddingTask(LightningModule):
 
     monitor: Monitor = AUC
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have the constructor keep its arguments: what a checkpoint says of the model."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = remembering(cls.__init__)  # type: ignore[method-assign]
+
     def __init__(
         self,
         schema: Schema,
@@ -75,6 +83,13 @@ class EmbeddingTask(LightningModule):
         """Refuse a trainer's settings that rows cannot have, before training."""
         if stage == "fit":
             check_trainer(self.trainer, is_sharded=not self.embeddings.rows.has_buffers)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Have a plain trainer write checkpoints that can be exported and resumed."""
+        if any(isinstance(one, Header) for one in self.trainer.callbacks):  # type: ignore[attr-defined]
+            return []
+        sections = {"model": settings_of(self, without=("schema",)), "data": {}}
+        return [Header(sections, self.schema)]
 
     def is_logged(self) -> bool:
         """Return whether loggers get this step's loss: a message for each would cost too much."""

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from recemb import processes
-from recemb.checkpoint import copy_checkpoint
+from recemb.checkpoint import WholeFileIO, copy_checkpoint
 from recemb.checkpoint_file import FORMAT, SECTIONS
 from recemb.errors import RecembError
 from recemb.monitor import AUC, Monitor
@@ -208,6 +208,7 @@ class Header(Callback):
         """Add the entry."""
         checkpoint["recemb"] = {
             "format": FORMAT,
+            "is_sealed": seals(trainer),
             # In the order of the features, which is that of a model's inputs.
             "config": yaml.safe_dump(self.config, sort_keys=False),
             "schema": self.schema.state(),
@@ -232,6 +233,13 @@ class Header(Callback):
         state = _own(self._device_states) if self._device_states else None
         if state is not None and pl_module.device.type == "cuda":
             torch.cuda.set_rng_state(state, pl_module.device)
+
+
+def seals(trainer: Trainer) -> bool:
+    """Return whether a trainer's checkpoints end with a checksum: a plain trainer's do not."""
+    strategy = trainer.strategy
+    by_strategy: bool = getattr(strategy, "seals_checkpoints", False)
+    return by_strategy or isinstance(strategy.checkpoint_io, WholeFileIO)
 
 
 def _device_state(device: torch.device) -> Tensor | None:

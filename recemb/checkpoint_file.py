@@ -59,7 +59,8 @@ def read_file(path: Path) -> dict[str, Any]:
     header = checkpoint.get("recemb") if isinstance(checkpoint, dict) else None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise RecembError(f"{path}: not a checkpoint of this version of recemb (format {FORMAT})")
-    if not is_sealed:
+    # A plain trainer's own writer seals nothing, and what it writes says so.
+    if not is_sealed and header.get("is_sealed") is not False:
         raise RecembError(
             f"{path}: not a readable checkpoint: the checksum that ends one is missing; {REMEDY}"
         )

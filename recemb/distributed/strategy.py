@@ -26,6 +26,8 @@ NAME = "torchrec"
 class TorchRecStrategy(DDPStrategy):
     """Dense parameters replicated, rows in a TorchRec rows store."""
 
+    seals_checkpoints = True
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(timeout=processes.PATIENCE, **kwargs)
 

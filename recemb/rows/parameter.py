@@ -9,6 +9,7 @@ lie in the rows store, and only a step of the store changes them.
 Shapes: U touched rows, D elements per row.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -31,29 +32,25 @@ class RowsParameter(nn.Parameter):
 
     table: str
     rows_U: Tensor | None
-    _zero_1D: Tensor
 
     def __new__(cls, table: str, dim: int) -> "RowsParameter":
         """Return the parameter of a table of which no row has a gradient."""
-        zero_1D = torch.zeros(()).expand(1, dim)
-        parameter = super().__new__(cls, zero_1D[:0])
-        parameter.table, parameter.rows_U, parameter._zero_1D = table, None, zero_1D
+        parameter = super().__new__(cls, torch.empty(0, dim))
+        parameter.table, parameter.rows_U = table, None
         return parameter
 
     def hold(self, rows_U: Tensor, grads_UD: Tensor) -> None:
         """Let ``grad`` be the gradients of touched rows."""
         self.rows_U = rows_U
-        if self._zero_1D.device != grads_UD.device:
-            self._zero_1D = torch.zeros((), device=grads_UD.device).expand(1, grads_UD.shape[1])
         # A gradient must have its parameter's shape; one stored zero is read everywhere.
-        self.data = self._zero_1D.expand(grads_UD.shape)
+        self.data = _zero(grads_UD.device).expand(grads_UD.shape)
         self.grad = grads_UD
 
     def release(self) -> None:
         """Forget gradients."""
         if self.rows_U is not None:
             self.rows_U = None
-            self.data = self._zero_1D[:0]
+            self.data = self.data.new_empty(0, self.shape[1])
         self.grad = None
 
     def register_hook(self, hook: Any) -> Any:
@@ -81,6 +78,11 @@ class RowsParameter(nn.Parameter):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle what the parameter is, without gradients."""
         return _rebuild, (self.table, self.shape[1], self.requires_grad)
+
+
+@functools.cache
+def _zero(device: torch.device) -> Tensor:
+    return torch.zeros((), device=device)
 
 
 def _rebuild(table: str, dim: int, requires_grad: bool) -> RowsParameter:
