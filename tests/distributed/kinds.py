@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from recemb import processes
 from recemb.embeddings import Embeddings
 from recemb.jagged import Ids, Jagged, bag_of_each
+from recemb.optim import dense_parameters
 from recemb.rows.optimizers import Adam
 from recemb.rows.torchrec_store import TorchRecRowsStore
 from recemb.tables.registry import table_config
@@ -106,7 +107,7 @@ def train(settings: dict[str, Any], sharding: str, rank: int, world_size: int) -
         {"ads": table}, features, lambda physical: TorchRecRowsStore(physical, rule)
     ).train()
     head = nn.Linear(4 * module.dims["one"], 1)
-    dense = [*module.parameters(), *head.parameters()]
+    dense = [*dense_parameters(module), *head.parameters()]
     optimizer = torch.optim.Adam(dense, lr=0.01)
     losses = []
     for step in range(NUM_STEPS):
