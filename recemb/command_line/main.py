@@ -12,6 +12,7 @@ from typing import NoReturn
 import jsonargparse
 
 from recemb import processes
+from recemb.command_line.configs import with_found_configurations
 from recemb.command_line.mistakes import mistake_in
 from recemb.command_line.notices import quiet
 from recemb.files import check_place
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     try:
         check_torch()
+        rest = with_found_configurations(rest)
         module = import_module(f"recemb.command_line.{VERBS[verb].module}")
         if verb not in WITHOUT_TRAINER:
             quiet()
