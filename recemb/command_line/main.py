@@ -32,6 +32,7 @@ class Verb:
 TRAIN = "train"
 """The module of four verbs, which is told which of them."""
 VERBS = {
+    "init": Verb("look at a file of rows, and write a configuration that trains on it", "init"),
     "fit": Verb("train; restore the best checkpoint by validation; test it once", TRAIN),
     "validate": Verb("measure a checkpoint on the validation file", TRAIN),
     "test": Verb("measure a checkpoint on the test file", TRAIN),
@@ -55,7 +56,7 @@ VERBS = {
     "show": Verb("print what a run folder holds", "show"),
     "kinds": Verb("print the kinds of tables", "kinds"),
 }
-WITHOUT_TRAINER = ("report", "show", "kinds")
+WITHOUT_TRAINER = ("init", "report", "show", "kinds")
 """Verbs that import no Lightning, whose notices need no silencing."""
 USAGE = "\n".join(
     [
