@@ -13,7 +13,7 @@ Left out are columns that tell nothing: empty ones, one value in all rows, anoth
 
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -133,7 +133,7 @@ def _of_numbers(name: str, values: pl.Series) -> Found:
 
 
 def _of_lists(name: str, lists: pl.Series) -> Found:
-    inner = lists.dtype.inner if isinstance(lists.dtype, pl.List | pl.Array) else None
+    inner: Any = lists.dtype.inner if isinstance(lists.dtype, pl.List | pl.Array) else None
     if inner is None or not (is_text(inner) or inner.is_integer()) or inner.is_nested():
         return Found(name=name, kind="out", why=f"its type is {lists.dtype}, no lists of ids")
     if isinstance(lists.dtype, pl.Array):

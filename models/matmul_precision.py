@@ -5,7 +5,10 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-MATMUL: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+from recemb.errors import RecembError
+
+MATMUL: Any = getattr(torch.backends.mkldnn, "matmul", None)
+"""Where torch keeps how a CPU makes products; torch 2.8 has no such place."""
 
 
 class Bf16Products(Callback):
@@ -19,7 +22,16 @@ class Bf16Products(Callback):
         self._before: str | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Allow it."""
+        """Allow it.
+
+        Raises:
+            RecembError: If torch is older than 2.9.
+        """
+        if MATMUL is None:
+            raise RecembError(
+                f"network: products bf16 need torch 2.9 or newer, got {torch.__version__}; "
+                "leave products out, or pip install --upgrade torch"
+            )
         self._before, MATMUL.fp32_precision = MATMUL.fp32_precision, "bf16"
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

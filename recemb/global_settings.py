@@ -10,8 +10,12 @@ import torch
 ENVIRONMENT = ("CUBLAS_WORKSPACE_CONFIG", "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 """Variables that Lightning sets."""
 
-PRODUCTS: Any = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-"""Where torch keeps how products of fp32 matrices are made."""
+PRODUCTS: list[Any] = [
+    backend.matmul
+    for backend in (torch.backends.mkldnn, torch.backends.cuda)
+    if hasattr(getattr(backend, "matmul", None), "fp32_precision")
+]
+"""Where torch keeps how products of fp32 matrices are made; torch 2.8 has one word for all."""
 
 
 @contextmanager
@@ -23,6 +27,7 @@ def restored_settings() -> Iterator[None]:
     type to the next.
     """
     products = [(backend, backend.fp32_precision) for backend in PRODUCTS]
+    one_precision = None if PRODUCTS else torch.get_float32_matmul_precision()
     is_deterministic = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = torch.backends.cudnn
@@ -35,6 +40,8 @@ def restored_settings() -> Iterator[None]:
     finally:
         for backend, precision in products:
             backend.fp32_precision = precision
+        if one_precision is not None:
+            torch.set_float32_matmul_precision(one_precision)
         torch.use_deterministic_algorithms(is_deterministic, warn_only=only_warns)
         cudnn.benchmark, cudnn.deterministic = cudnn_flags
         torch.set_default_dtype(kind)
