@@ -24,6 +24,7 @@ from recemb.tables.full import Full
 from recemb.tables.hashed import Hashed
 from recemb.tables.kind import IdSpace, TableConfig
 from recemb.tables.unified import Unified
+from recemb.vectors import read_vectors
 from recemb.vocabulary import Vocabulary, VocabularyConfig, count_vocabulary, raw_ids
 
 _engine = Path(__file__).parent
@@ -71,6 +72,7 @@ __all__ = [
     "load",
     "optim",
     "raw_ids",
+    "read_vectors",
     "resolve_features",
     "served_module",
 ]

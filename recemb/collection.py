@@ -10,7 +10,7 @@ Shapes: B samples, N ids of a feature in all, D elements per vector.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,11 @@ from recemb.rows.choice import new_store
 from recemb.rows.optimizers import Adam, UpdateRule
 from recemb.rows.store import RowsStore
 from recemb.tables.kind import IdSpace, TableConfig
+from recemb.vectors import Loaded, composed, load_vectors, reader_of
 from recemb.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,6 +170,47 @@ class EmbeddingCollection(Embeddings):
                 )
             ids[name] = Jagged(index_N, asked.lengths) if isinstance(asked, Jagged) else index_N
         return ids
+
+    def load_vectors(self, table: str, ids: Any, vectors: Any) -> Loaded:
+        """Give ids of a plain table the vectors that they have elsewhere.
+
+        Args:
+            table: Of kind full; or a feature, where several with different ids read it.
+            ids: As the user has them: integers, or strings where the vocabulary's are; each once.
+            vectors: (N, dim), of numpy or torch (:func:`recemb.read_vectors` reads files).
+
+        Returns:
+            How many were taken, how many ids are unknown, and the first of these.
+
+        Raises:
+            RecembError: If the table is of another kind, or ids or vectors do not fit.
+        """
+        vocabulary = self.vocabularies.get(reader_of(self, table).name)
+        return load_vectors(self, table, vocabulary, ids, vectors)
+
+    def vectors(self, table: str) -> "pl.DataFrame":
+        """Return the vector of each known id: a frame of ``id`` and ``vector``, an array of floats.
+
+        ``vectors("item")["vector"].to_numpy()`` is (N, D).
+
+        Raises:
+            RecembError: If there is no such table, or its ids are any numbers.
+        """
+        import polars as pl  # late: see recemb/__init__.py
+
+        feature = reader_of(self, table)
+        vocabulary = self.vocabularies.get(feature.name)
+        count = vocabulary.num_known if vocabulary is not None else feature.space.num_ids
+        if count is None:
+            raise RecembError(
+                f"vectors: the ids of {table!r} are any numbers, which nobody has listed; give the "
+                "feature num_ids or a vocabulary, or call the collection with ids"
+            )
+        ids_N = torch.arange(count)
+        device = next(iter(self.rows.tables().values())).device
+        found_ND = composed(self, feature, ids_N.to(device)).cpu().numpy()
+        named = vocabulary.values(ids_N) if vocabulary is not None else pl.Series(ids_N.numpy())
+        return pl.DataFrame({"id": named, "vector": found_ND})
 
     def freeze(self, *tables: str) -> None:
         """Let tables stay as they are: no gradients for their rows and learned parts.

@@ -28,17 +28,15 @@ from recemb.embeddings import embeddings_of
 from recemb.errors import RecembError
 from recemb.frames import Source, is_frame, path_of
 from recemb.global_settings import restored_settings
-from recemb.jagged import Ids, Jagged
 from recemb.paths import find
 from recemb.rebuild import rebuild, rebuild_data, rebuild_model
 from recemb.results import read_results
 from recemb.run_folder import RESULTS
 from recemb.serving.program import with_served_tables
+from recemb.vectors import composed, reader_of
 
 BEST = Path("checkpoints/best.ckpt")
 """In a run folder."""
-PART_IDS = 1 << 16
-"""Ids whose vectors are composed at a time."""
 
 
 def load(path: str | Path, allow: Sequence[str] = ()) -> "Trained":
@@ -190,18 +188,7 @@ class Trained:
             RecembError: If there is no such table, or its ids are not known.
         """
         embeddings = embeddings_of(self.model)
-        readers = [one for one in embeddings.features if table in (one.name, one.config.table)]
-        if not readers:
-            raise RecembError(
-                f"vectors: there is no table {table!r}; the model has {sorted(embeddings.tables)}"
-            )
-        own = [one for one in readers if one.name == table] or readers
-        if len({(one.space.name, one.config.lookups) for one in own}) > 1:
-            raise RecembError(
-                f"vectors: table {table!r} has ids of several features; name one of "
-                f"{[one.name for one in own]}"
-            )
-        feature = own[0]
+        feature = reader_of(embeddings, table)
         if feature.space.name not in self.schema.vocabularies:
             raise RecembError(
                 f"vectors: the ids of table {table!r} are raw, so the checkpoint does not list "
@@ -209,13 +196,7 @@ class Trained:
             )
         vocabulary = self.schema.vocabularies[feature.space.name]
         ids_V = torch.arange(vocabulary.num_known)
-        nothing = {one.name: _bags(ids_V[:0], one.is_list) for one in embeddings.features}
-        parts = []
-        for ids_N in ids_V.split(PART_IDS):
-            found = embeddings({**nothing, feature.name: _bags(ids_N, feature.is_list)})
-            vectors = found[feature.name]
-            parts.append(vectors if isinstance(vectors, Tensor) else vectors.values)
-        vectors_VD = torch.cat(parts).float().numpy()
+        vectors_VD = composed(embeddings, feature, ids_V).numpy()
         return pl.DataFrame({"id": vocabulary.values(ids_V), "vector": vectors_VD})
 
     def export(self, path: str | Path, quantize: str | None = None) -> dict[str, Any]:
@@ -271,11 +252,6 @@ def _column(values: Any, name: str) -> pl.DataFrame:
     if column.is_empty():
         raise RecembError(f"recommend: there are no {name}s to ask for; name some, or leave it out")
     return pl.DataFrame({name: column})
-
-
-def _bags(ids_N: Tensor, is_list: bool) -> Ids:
-    """Return ids as a feature takes them, one per sample."""
-    return Jagged(ids_N, torch.ones_like(ids_N)) if is_list else ids_N
 
 
 def _as_given(rows: pl.DataFrame, given: Any, has_its_rows: bool = False) -> Any:

@@ -9,7 +9,7 @@ NAMES = {
     "Jagged", "KeyedJagged", "LocalRowsStore", "PhysicalTable", "RecembError", "ResolvedFeature",
     "Schema", "TableConfig", "Trained", "Unified", "Vocabulary", "VocabularyConfig",
     "compress_module", "count_vocabulary", "fit", "load", "optim", "raw_ids", "resolve_features",
-    "served_module",
+    "read_vectors", "served_module",
 }  # fmt: skip
 
 
@@ -32,5 +32,5 @@ def test_verbs():
     lines = [line.split() for line in USAGE.splitlines() if line.startswith("  ")]
     assert [words[0] for words in lines] == [
         "fit", "validate", "test", "predict", "plan", "search", "sweep", "report",
-        "compress", "export", "index", "recommend", "show", "kinds",
+        "compress", "export", "index", "recommend", "vectors", "show", "kinds",
     ]  # fmt: skip

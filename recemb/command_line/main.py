@@ -53,6 +53,7 @@ VERBS = {
         "write an index of a checkpoint's item vectors, and measure what it finds", "index"
     ),
     "recommend": Verb("write the best items of some users", "recommend"),
+    "vectors": Verb("write the vectors of a table's ids", "vectors"),
     "show": Verb("print what a run folder holds", "show"),
     "kinds": Verb("print the kinds of tables", "kinds"),
 }
