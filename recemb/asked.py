@@ -81,6 +81,8 @@ def check_weights(
         ids: By feature.
         features: By name.
     """
+    if not isinstance(weights, Mapping):
+        raise RecembError(f"weights must be given by feature, got {_said(weights)}")
     for name, own in weights.items():
         where = f"feature {name!r}: weights"
         if name not in features:

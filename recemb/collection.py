@@ -18,7 +18,8 @@ from torch import Tensor
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig, ResolvedFeature
-from recemb.jagged import Ids, Jagged, KeyedIds, Vectors, split_keyed
+from recemb.jagged import Ids, Jagged, KeyedIds, Vectors
+from recemb.keyed import bags_of, weights_of
 from recemb.physical import PhysicalTable
 from recemb.pooling import Pooling
 from recemb.rows.choice import new_store
@@ -136,16 +137,8 @@ class EmbeddingCollection(Embeddings):
         self, keyed: KeyedIds, weights: Mapping[str, Tensor] | None
     ) -> tuple[dict[str, Ids], Mapping[str, Tensor] | None]:
         """Return the ids of each feature of a keyed tensor, and its weights where it has some."""
-        if not all(hasattr(keyed, one) for one in ("keys", "values", "lengths")):
-            raise RecembError(
-                "ids: they must be a mapping of features to tensors, or a KeyedJaggedTensor, got "
-                f"{type(keyed).__name__}"
-            )
-        bags = split_keyed(keyed)
-        own = getattr(keyed, "weights_or_none", lambda: None)()
-        if own is not None and weights is None:
-            parts = own.split([len(one.values) for one in bags.values()])
-            weights = dict(zip(bags, parts, strict=True))
+        bags = bags_of(keyed)
+        weights = weights_of(keyed, bags, weights)
         lists = {feature.name: feature.is_list for feature in self.features}
         ids: dict[str, Ids] = {}
         for name, bag in bags.items():
@@ -215,6 +208,8 @@ class EmbeddingCollection(Embeddings):
     def freeze(self, *tables: str) -> None:
         """Let tables stay as they are: no gradients for their rows and learned parts.
 
+        Gradients that wait for a step are dropped.
+
         Raises:
             RecembError: If there is no such table.
         """
@@ -235,8 +230,12 @@ class EmbeddingCollection(Embeddings):
             for physical in self.physical_of[table].values():
                 for one in parameters[physical]:
                     one.requires_grad_(is_trained)
+                    if not is_trained:
+                        one.release()
             for module in self.dense_of(table):
                 module.requires_grad_(is_trained)
+                if not is_trained:
+                    module.zero_grad()
 
 
 def _checked(features: Any) -> list[tuple[str, Feature]]:
@@ -304,7 +303,7 @@ def _owner(physical: str, tables: Mapping[str, object]) -> str:
 def _jagged(asked: Any) -> Any:
     """Return a nested tensor of torch as the bags that it is; all else as it is."""
     if isinstance(asked, Tensor) and asked.is_nested:
-        if asked.layout != torch.jagged:
+        if asked.layout != torch.jagged or asked.lengths() is not None:  # there are holes
             asked = torch.nested.as_nested_tensor(list(asked.unbind()), layout=torch.jagged)
         return Jagged(asked.values(), asked.offsets().diff())
     return asked

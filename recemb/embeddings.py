@@ -355,7 +355,7 @@ class Embeddings(nn.Module):
                 f"feature {extra!r}: there is none, but ids of it; leave them out, or name it "
                 f"among the features {sorted(self.dims)}"
             )
-        if weights:
+        if weights is not None:
             check_weights(weights, ids, {one.name: one for one in self.features})
         vectors: dict[str, Vectors] = {}
         for group in self.groups:

@@ -167,7 +167,7 @@ def _cut_by_feature(
     first = block[0]
     names = [member.feature.name for member in block]
     asked = [ids[name] for name in names]
-    weights_N = _weights(names, asked, weights)
+    weights_N = _weights(names, asked, weights, vectors_ND.dtype)
     if weights_N is not None and first.form != "mean":
         vectors_ND = vectors_ND * weights_N.unsqueeze(1)
     if first.form == "one":
@@ -187,7 +187,7 @@ def _cut_by_feature(
 
 
 def _weights(
-    names: Sequence[str], asked: Sequence[Ids], weights: Mapping[str, Tensor]
+    names: Sequence[str], asked: Sequence[Ids], weights: Mapping[str, Tensor], dtype: torch.dtype
 ) -> Tensor | None:
     """Return the weights of a block's ids, 1 where a feature has none; None where none has."""
     if not any(name in weights for name in names):
@@ -196,5 +196,5 @@ def _weights(
     for name, ids in zip(names, asked, strict=True):
         values = ids.values if isinstance(ids, Jagged) else ids
         ones = torch.ones(len(values), device=values.device)
-        parts.append(weights.get(name, ones).to(torch.float32))
+        parts.append(weights.get(name, ones).to(dtype))
     return torch.cat(parts)

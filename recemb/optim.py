@@ -109,22 +109,53 @@ class RowsOptimizer(torch.optim.Optimizer):
             RecembError: If a row would become a number that is not finite, or one too large for
                 its precision; no row has changed then.
         """
+        rules_of_each = self._rules()  # refused before anything has changed
         loss = None
         if self.dense is not None:
             loss = self.dense.step(closure) if closure is not None else self.dense.step()
         elif closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        groups = iter(self.rows_groups)
-        for collection in self.collections:
-            rules = {}
-            for table, before in collection.rules.items():
-                rule = _rule(next(groups), before)
-                rules.update(dict.fromkeys(collection.physical_of[table].values(), rule))
+        for collection, rules in zip(self.collections, rules_of_each, strict=True):
             collection.rows.set_rules(rules)
             # A closure leaves gradients in all collections, and one alone may be stepped by it.
             collection.step(closure if len(self.collections) == 1 else None)
         return loss
+
+    def _rules(self) -> list[dict[str, UpdateRule]]:
+        """Return for each collection how rows change by what groups say now, by physical table."""
+        groups = iter(self.rows_groups)
+        found = []
+        for collection in self.collections:
+            rules: dict[str, UpdateRule] = {}
+            for table, before in collection.rules.items():
+                rule = _rule(next(groups), before)
+                rules.update(dict.fromkeys(collection.physical_of[table].values(), rule))
+            found.append(rules)
+        return found
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Give the dense optimizer another group.
+
+        Raises:
+            RecembError: If there is none, or the group has rows: their groups are the tables.
+        """
+        if "_num_rows_groups" not in self.__dict__:  # torch adds the first ones so
+            super().add_param_group(param_group)
+            return
+        if self.dense is None:
+            raise RecembError(
+                "RowsOptimizer: it has no dense optimizer that a group could be added to; give it "
+                "one, as in RowsOptimizer(model, dense=torch.optim.Adam(...))"
+            )
+        rows_groups = self.rows_groups
+        self.dense.add_param_group(param_group)
+        try:
+            _check_dense(self.dense)
+        except RecembError:
+            self.dense.param_groups.pop()
+            raise
+        self._join(rows_groups)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of both, as plain values and tensors.
@@ -151,13 +182,18 @@ class RowsOptimizer(torch.optim.Optimizer):
         Raises:
             RecembError: If it has no state of rows, or that of other tables.
         """
-        groups = list(state_dict["param_groups"])
-        num_dense = len(self.dense.param_groups) if self.dense is not None else 0
-        if self.dense is not None:
-            dense = {"state": state_dict["state"], "param_groups": groups[:num_dense]}
-            self.dense.load_state_dict(dense)
         own = self.rows_groups
-        saved = groups[num_dense:]  # none where it was saved by a dense optimizer alone
+        num_dense = len(self.param_groups) - len(own)
+        groups = list(state_dict.get("param_groups", []))
+        dense = [group for group in groups if "table" not in group]
+        saved = [group for group in groups if "table" in group]
+        # None of rows where it was saved by a dense optimizer alone.
+        if len(dense) != num_dense or len(saved) not in (0, len(own)):
+            raise RecembError(
+                f"RowsOptimizer: the state has {len(dense)} groups of dense parameters and "
+                f"{len(saved)} of tables, got {num_dense} and {len(own)}; load it into one "
+                "that is built as the one that was saved"
+            )
         for group, before in zip(own, saved, strict=False):
             if group["table"] != before["table"] or group["kind"] != before["kind"]:
                 raise RecembError(
@@ -165,6 +201,9 @@ class RowsOptimizer(torch.optim.Optimizer):
                     f"{before['kind']}, got table {group['table']!r} under {group['kind']}; load "
                     "it where tables and optimizers are those that it was saved with"
                 )
+        if self.dense is not None:
+            self.dense.load_state_dict({"state": state_dict["state"], "param_groups": dense})
+        for group, before in zip(own, saved, strict=False):
             group.update({**before, "params": group["params"]})
         self._join(own)
         self._load_rows(state_dict.get("rows"))

@@ -4,7 +4,10 @@ What a trainer does with gradients reaches rows in one process: scaling and clip
 spread over processes it does not, and their own precision is never a trainer's business.
 """
 
+from collections.abc import Sequence
+
 from lightning import Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 from recemb.errors import RecembError
 
@@ -46,6 +49,11 @@ def check_settings(
             )
 
 
+def _callbacks(trainer: Trainer) -> Sequence[object]:
+    callbacks: Sequence[object] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
 def check_trainer(trainer: Trainer, is_sharded: bool) -> None:
     """Raise a :class:`RecembError` before training if rows cannot have a setting.
 
@@ -55,6 +63,11 @@ def check_trainer(trainer: Trainer, is_sharded: bool) -> None:
     """
     clipping = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
     check_settings(trainer.precision, *clipping, is_sharded)
+    if any(isinstance(one, StochasticWeightAveraging) for one in _callbacks(trainer)):
+        raise RecembError(
+            "trainer: the callback StochasticWeightAveraging averages parameters alone, and rows "
+            "would stay those of the last step; leave it out, or take WeightAveraging"
+        )
     if is_sharded and getattr(trainer.precision_plugin, "scaler", None) is not None:
         raise RecembError(
             "trainer: its precision plugin scales the loss, and gradients of rows that are spread "

@@ -22,7 +22,7 @@ from recemb import (
     count_vocabulary,
     raw_ids,
 )
-from recemb.optim import SGD, Adagrad
+from recemb.optim import SGD, Adagrad, RowsOptimizer, dense_parameters
 
 USERS, WORDS = 5, 7
 
@@ -388,3 +388,49 @@ def test_hashing_takes_any_number():
     )
     found = own({"site": torch.tensor([2**62, -1, 2**62])})["site"]
     assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_weighted_means_of_converted_tables(dtype):
+    embeddings = EmbeddingCollection(
+        {"a": Full(dim=2)}, {"a": Feature(table="a", num_ids=4, pooling="mean")}
+    ).to(dtype)
+    bags = Jagged(torch.tensor([1, 3, 2]), torch.tensor([2, 1]))
+    found = embeddings({"a": bags}, {"a": torch.tensor([1.0, 3.0, 5.0])})["a"]
+    rows = embeddings.rows.values("a")
+    expected = torch.stack([rows[1] * 0.25 + rows[3] * 0.75, rows[2]])
+    torch.testing.assert_close(found, expected)
+    assert found.dtype == dtype
+
+
+def test_weights_must_come_by_feature():
+    embeddings = EmbeddingCollection({"a": Full(dim=2)}, {"a": Feature(table="a", num_ids=4)})
+    with pytest.raises(RecembError, match="weights must be given by feature, got a tensor"):
+        embeddings({"a": torch.tensor([1])}, torch.ones(1))
+
+
+def test_nested_tensors_may_have_holes():
+    embeddings = EmbeddingCollection(
+        {"a": Full(dim=2)}, {"a": Feature(table="a", num_ids=8, pooling="sum")}
+    )
+    starts, lengths = torch.tensor([1, 0]), torch.tensor([2, 3])
+    nested = torch.nested.narrow(
+        torch.arange(8).view(2, 4), 1, starts, lengths, layout=torch.jagged
+    )
+    rows = embeddings.rows.values("a")
+    expected = torch.stack([rows[[1, 2]].sum(0), rows[[4, 5, 6]].sum(0)])
+    torch.testing.assert_close(embeddings({"a": nested})["a"], expected)
+
+
+def test_freezing_drops_gradients_that_wait():
+    embeddings = EmbeddingCollection(
+        {"a": Full(dim=2, project=3)}, {"a": Feature(table="a", num_ids=4)}
+    )
+    before = {name: one.clone() for name, one in embeddings.state_dict().items()}
+    parameters = dense_parameters(embeddings)
+    optimizer = RowsOptimizer(embeddings, dense=torch.optim.SGD(parameters, lr=0.1))
+    embeddings({"a": torch.tensor([1])})["a"].sum().backward()
+    embeddings.freeze("a")
+    optimizer.step()
+    for name, one in embeddings.state_dict().items():
+        assert torch.equal(one, before[name])

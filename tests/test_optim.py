@@ -453,3 +453,46 @@ def test_a_plain_trainer_resumes_to_the_bit(tmp_path):
     )
     for name, wanted in whole.model.rows().items():
         assert torch.equal(again.model.rows()[name], wanted), name
+
+
+def test_a_setting_out_of_range_is_refused_before_anything_changes():
+    model = Model()
+    optimizer = both(model)
+    before = model.rows()
+    loss_of(model, next(batches(1))).backward()
+    optimizer.param_groups[-1]["lr"] = -1.0
+    with pytest.raises(RecembError, match="lr must be at least 0"):
+        optimizer.step()
+    for name, one in model.rows().items():
+        assert torch.equal(one, before[name])
+
+
+def test_a_group_that_is_added_goes_to_the_dense_optimizer():
+    model = Model()
+    more = nn.Parameter(torch.ones(1))
+    optimizer = both(model)
+    optimizer.add_param_group({"params": [more], "lr": 0.5})
+    assert [group.get("table") for group in optimizer.param_groups] == [None, None, "user", "item"]
+    (loss_of(model, next(batches(1))) + 3 * more.sum()).backward()
+    optimizer.step()
+    assert more.item() == 1 - 0.5 * 3  # as torch.optim.SGD has it
+    rows = [one for one in model.parameters() if hasattr(one, "table")]
+    with pytest.raises(RecembError, match="dense was given the rows of table"):
+        optimizer.add_param_group({"params": rows})
+    assert len(optimizer.param_groups) == len(optimizer.dense.param_groups) + 2 == 4
+    with pytest.raises(RecembError, match="it has no dense optimizer"):
+        RowsOptimizer(model).add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+
+
+@pytest.mark.parametrize("saved", [{}, "rows alone", "with another group"])
+def test_the_state_of_an_optimizer_of_other_groups_is_refused(saved):
+    model = Model()
+    optimizer = both(model)
+    if saved == "rows alone":
+        saved = RowsOptimizer(model).state_dict()
+    elif saved == "with another group":
+        other = both(model)
+        other.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+        saved = other.state_dict()
+    with pytest.raises(RecembError, match=r"the state has \d groups of dense parameters"):
+        optimizer.load_state_dict(saved)

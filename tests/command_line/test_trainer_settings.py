@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 from recemb.command_line.main import main
 from recemb.errors import RecembError
-from recemb.trainer_settings import check_settings
+from recemb.trainer_settings import check_settings, check_trainer
 from tests.command_line.small import write
 from tests.command_line.test_mistakes import folder, tiny_config
 
@@ -93,3 +95,11 @@ def test_accumulated_batches_are_one_step_of_rows_too(folder, tmp_path) -> None:
     # A step moves a row by about 0.01; halves are added in another order.
     assert (rows[64][1:] - rows[64][:-1]).abs().max() > 0.01
     torch.testing.assert_close(rows[64], rows[16], rtol=0, atol=1e-5)
+
+
+def test_averaging_that_rows_would_not_take_part_in_is_refused() -> None:
+    trainer = Trainer(
+        accelerator="cpu", logger=False, callbacks=[StochasticWeightAveraging(swa_lrs=0.1)]
+    )
+    with pytest.raises(RecembError, match="StochasticWeightAveraging averages parameters alone"):
+        check_trainer(trainer, is_sharded=False)
