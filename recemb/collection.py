@@ -303,9 +303,10 @@ def _owner(physical: str, tables: Mapping[str, object]) -> str:
 def _jagged(asked: Any) -> Any:
     """Return a nested tensor of torch as the bags that it is; all else as it is."""
     if isinstance(asked, Tensor) and asked.is_nested:
-        if asked.layout != torch.jagged or asked.lengths() is not None:  # there are holes
-            asked = torch.nested.as_nested_tensor(list(asked.unbind()), layout=torch.jagged)
-        return Jagged(asked.values(), asked.offsets().diff())
+        nested: Any = asked
+        if nested.layout != torch.jagged or nested.lengths() is not None:  # there are holes
+            nested = torch.nested.as_nested_tensor(list(nested.unbind()), layout=torch.jagged)
+        return Jagged(nested.values(), nested.offsets().diff())
     return asked
 
 
