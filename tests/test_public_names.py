@@ -31,6 +31,6 @@ def test_kinds():
 def test_verbs():
     lines = [line.split() for line in USAGE.splitlines() if line.startswith("  ")]
     assert [words[0] for words in lines] == [
-        "fit", "validate", "test", "predict", "plan", "search", "sweep", "report",
+        "init", "fit", "validate", "test", "predict", "plan", "search", "sweep", "report",
         "compress", "export", "index", "recommend", "vectors", "show", "kinds",
     ]  # fmt: skip
