@@ -184,8 +184,26 @@ class EmbeddingTask(LightningModule):
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return an optimizer of the rows, and within it Adam over everything else."""
+        """Return an optimizer of the rows, and within it that of everything else."""
         # A model of rows alone has nothing else; an optimizer must have something.
         nothing = nn.Parameter(torch.empty(0, device=self.device))
-        dense = torch.optim.Adam(dense_parameters(self) or [nothing], lr=self.learning_rate)
-        return RowsOptimizer(self.embeddings, dense)
+        return RowsOptimizer(
+            self.embeddings, self.dense_optimizer(dense_parameters(self) or [nothing])
+        )
+
+    def dense_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return the optimizer of everything but the rows: Adam.
+
+        Args:
+            parameters: All that it steps.
+        """
+        return torch.optim.Adam(parameters, lr=self.learning_rate)
+
+    def on_fit_start(self) -> None:
+        """Refuse a training whose optimizers know nothing of the rows."""
+        if not any(isinstance(one, RowsOptimizer) for one in self.trainer.optimizers):
+            raise RecembError(
+                f"{type(self).__name__}: configure_optimizers must return a "
+                "recemb.optim.RowsOptimizer, or no row is trained; override dense_optimizer "
+                "instead, which is for all other parameters"
+            )

@@ -438,12 +438,10 @@ class SessionTransformer(EmbeddingTask):
                     mean = float(value / count)
                     self.log_metric(f"{stage}/{group}{name}", mean, prog_bar=not group)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW over everything but the rows, which have an optimizer of their own."""
-        rows = {id(parameter) for parameter in self.embeddings.rows.parameters()}
-        dense = [parameter for parameter in self.parameters() if id(parameter) not in rows]
+    def dense_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return AdamW over everything but the rows."""
         decay = self.network.weight_decay
-        return torch.optim.AdamW(dense, lr=self.learning_rate, weight_decay=decay)
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=decay)
 
 
 def columns_of(batch: Batch) -> tuple[Jagged, Tensor]:

@@ -5,14 +5,14 @@ import polars as pl
 import pytest
 import torch
 
-from recemb import Full, Hashed
+from recemb import Full, Hashed, RecembError
 from recemb.checkpoint import checkpoint_config, read_checkpoint
 from recemb.command_line.main import main
 from recemb.data.columns import IdColumn
 from recemb.data.tabular import Tabular
 from recemb.features import FeatureConfig
 from recemb.models.deepfm import DeepFM, Network
-from recemb.optim import Adagrad
+from recemb.optim import Adagrad, dense_parameters
 from recemb.rebuild import rebuild
 
 pytestmark = pytest.mark.filterwarnings(
@@ -116,3 +116,17 @@ def test_a_damaged_one_is_still_refused(checkpoint, tmp_path, capsys):
     damaged.write_bytes(content[: len(content) // 2])
     assert main(["export", str(damaged), "--output", str(tmp_path / "model.pt")]) == 2
     assert "damaged.ckpt: not a readable checkpoint" in capsys.readouterr().err
+
+
+class Forgetful(DeepFM):
+    """A model whose author left the rows out."""
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(dense_parameters(self), lr=0.1)
+
+
+def test_a_model_that_leaves_the_rows_out_is_refused(folder, tmp_path):
+    data = data_of(folder)
+    model = Forgetful(data.schema, {"user": Full(dim=4)}, {"user": FeatureConfig(table="user")})
+    with pytest.raises(RecembError, match=r"^Forgetful: configure_optimizers must return a recemb"):
+        trainer_of(tmp_path, 1).fit(model, data)
