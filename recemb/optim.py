@@ -210,8 +210,8 @@ class RowsOptimizer(torch.optim.Optimizer):
 
     def _load_rows(self, saved: dict[str, Tensor] | None) -> None:
         for number, collection in enumerate(self.collections):
-            if not collection.rows.has_buffers:
-                continue
+            if saved is None and not collection.rows.has_buffers:
+                continue  # it is in files of its own
             if saved is None:
                 raise RecembError(
                     "RowsOptimizer: the state has none of rows, so that training cannot go on from "
