@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from recemb import optim
 from recemb.collection import EmbeddingCollection, Feature
-from recemb.compress.module import compress_module, served_module
 from recemb.embeddings import Embeddings
 from recemb.errors import RecembError
 from recemb.features import FeatureConfig, ResolvedFeature, resolve_features
@@ -33,11 +32,18 @@ if not (_engine / "models").exists():
     __path__.append(str(_engine.parent))
 
 if TYPE_CHECKING:
+    from recemb.compress.module import compress_module, served_module
     from recemb.trained import Trained, load
     from recemb.training import fit
 
-_LATER = {"Trained": "recemb.trained", "load": "recemb.trained", "fit": "recemb.training"}
-"""Modules that are imported when they are asked for: with them comes Lightning."""
+_LATER = {
+    "Trained": "recemb.trained",
+    "compress_module": "recemb.compress.module",
+    "fit": "recemb.training",
+    "load": "recemb.trained",
+    "served_module": "recemb.compress.module",
+}
+"""Modules that are imported when they are asked for: with them come Lightning and all kinds."""
 
 
 def __getattr__(name: str) -> Any:
