@@ -106,7 +106,7 @@ class EmbeddingCollection(Embeddings):
             if feature.vocabulary is not None
         }
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+    @torch._disable_dynamo  # type: ignore[attr-defined, untyped-decorator, unused-ignore]
     def forward(
         self,
         ids: Mapping[str, Ids] | KeyedIds,

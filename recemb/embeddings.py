@@ -321,7 +321,7 @@ class Embeddings(nn.Module):
         return group.rows_read(feature, ids_N, self.rows)
 
     # A compiler would record lookups of one batch's sizes, again and again; it goes on behind them.
-    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+    @torch._disable_dynamo  # type: ignore[attr-defined, untyped-decorator, unused-ignore]
     def forward(
         self, ids: Mapping[str, Ids], weights: Mapping[str, Tensor] | None = None
     ) -> dict[str, Vectors]:

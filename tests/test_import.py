@@ -8,13 +8,14 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {
     "faiss", "fbgemm_gpu", "jsonargparse", "lightning", "matplotlib", "optuna", "pandas", "polars",
     "polars_hash", "pyarrow", "pytorch_lightning", "scipy", "sklearn", "tensorboard", "tensordict",
-    "torchmetrics", "torchrec", "yaml",
+    "torch._dynamo", "torchmetrics", "torchrec", "yaml",
 }  # fmt: skip
 NAMES = """
 import sys, torch
 before = set(sys.modules)
 import recemb
-print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+new = set(sys.modules) - before
+print(*sorted({name.partition(".")[0] for name in new} | new & {"torch._dynamo"}))
 """
 
 
