@@ -1,6 +1,7 @@
 """Which epochs are kept: the best by the model's metric, and the last one."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from recemb.checkpoint import WholeFileIO
 from recemb.checkpoint_callbacks import BestCheckpoint, Header
 from recemb.monitor import AUC, Monitor
 from recemb.schema import Schema
@@ -124,6 +126,10 @@ class OnCuda(nn.Module):
     device = torch.device("cuda", 1)
 
 
+SEALING = SimpleNamespace(strategy=SimpleNamespace(checkpoint_io=WholeFileIO()))
+"""What a header asks of a trainer."""
+
+
 def test_the_random_state_of_a_gpu_is_saved_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     state = {OnCuda.device: torch.tensor([1, 2], dtype=torch.uint8)}
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state[device].clone())
@@ -132,7 +138,7 @@ def test_the_random_state_of_a_gpu_is_saved_and_restored(monkeypatch: pytest.Mon
     )
     schema = Schema(columns={}, vocabularies={})
     checkpoint: dict[str, Any] = {}
-    Header({"model": {}, "data": {}}, schema).on_save_checkpoint(None, OnCuda(), checkpoint)
+    Header({"model": {}, "data": {}}, schema).on_save_checkpoint(SEALING, OnCuda(), checkpoint)
     assert [one.tolist() for one in checkpoint["recemb"]["device_random_states"]] == [[1, 2]]
     state[OnCuda.device] = torch.tensor([9, 9], dtype=torch.uint8)
     header = Header({"model": {}, "data": {}}, schema)
@@ -155,7 +161,7 @@ def test_a_checkpoint_of_a_gpu_goes_on_without_one_and_the_reverse(
     for saver, loader in ((OnCuda(), here), (here, OnCuda())):
         checkpoint: dict[str, Any] = {}
         header = Header({"model": {}, "data": {}}, schema)
-        header.on_save_checkpoint(None, saver, checkpoint)
+        header.on_save_checkpoint(SEALING, saver, checkpoint)
         header.on_load_checkpoint(None, loader, checkpoint)
         header.on_train_start(None, loader)
     assert asked == []

@@ -89,11 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     try:
         check_torch()
-        rest = with_found_configurations(rest)
         module = import_module(f"recemb.command_line.{VERBS[verb].module}")
         if verb not in WITHOUT_TRAINER:
             quiet()
         _check_places(verb, rest)
+        rest = with_found_configurations(rest)
         module.run(*([verb] if VERBS[verb].module == TRAIN else []), rest)
         # Here, where a full disk is said on a line; at the exit nobody would hear of it.
         sys.stdout.flush()
