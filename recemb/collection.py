@@ -258,7 +258,28 @@ def _checked(features: Any) -> list[tuple[str, Feature]]:
                 f"{where}: it has num_ids and a vocabulary, which says how many there are; leave "
                 "num_ids out"
             )
+    _check_shared(features)
     return list(features.items())
+
+
+def _check_shared(features: Mapping[str, Feature]) -> None:
+    """Refuse features that read the same rows and number their values otherwise."""
+    first_of: dict[tuple[str, str], tuple[str, Feature]] = {}
+    for name, feature in features.items():
+        space = feature.table, feature.table if feature.ids is None else feature.ids
+        other, first = first_of.setdefault(space, (name, feature))
+        if not _is_same(feature.vocabulary, first.vocabulary):
+            raise RecembError(
+                f"feature {name!r}: it reads the same rows as feature {other!r} but has another "
+                "vocabulary, so one id would be two values; give both one vocabulary, or name "
+                "whose ids they are (ids=)"
+            )
+
+
+def _is_same(one: Vocabulary | None, other: Vocabulary | None) -> bool:
+    if one is None or other is None or one is other:
+        return one is other
+    return torch.equal(one.keys_V, other.keys_V) and torch.equal(one.index_V, other.index_V)
 
 
 def _resolved(name: str, feature: Feature) -> ResolvedFeature:

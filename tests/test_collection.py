@@ -170,6 +170,23 @@ def test_values_of_a_vocabulary_are_ids():
     assert torch.equal(found, rows[[2, 0, 3, 1]])
 
 
+def test_features_that_read_the_same_rows_have_one_vocabulary():
+    tables, drinks = {"drink": Full(dim=2)}, count_vocabulary(["tea", "rum"])
+    for other in (count_vocabulary(["tea", "gin"]), None):
+        features = {
+            "drink": Feature(table="drink", vocabulary=drinks),
+            "last": Feature(table="drink", vocabulary=other, num_ids=None if other else 3),
+        }
+        with pytest.raises(RecembError, match=r"^feature 'last': it reads the same rows as feat"):
+            EmbeddingCollection(tables, features)
+    same = Feature(table="drink", vocabulary=count_vocabulary(["tea", "rum"]))
+    own = EmbeddingCollection(
+        tables, {"drink": Feature(table="drink", vocabulary=drinks), "last": same}
+    )
+    found = own({name: raw_ids(["rum"]) for name in ("drink", "last")})
+    assert torch.equal(found["drink"], found["last"])
+
+
 def test_an_unknown_value_is_refused_where_the_vocabulary_says_so():
     known = count_vocabulary([30, 10, 30], VocabularyConfig(unknown="error"))
     own = EmbeddingCollection({"a": Full(dim=2)}, {"a": Feature(table="a", vocabulary=known)})
